@@ -6,7 +6,7 @@ import logging
 import queue
 import threading
 import weakref
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, TypeAlias
 
 import torch
@@ -49,7 +49,7 @@ class InlineHosts(HostPool):
         self._calls: list[_Calls] = [queue.SimpleQueue() for _ in hosts]
         started = threading.Barrier(len(hosts) + 1)
         self._threads = [
-            threading.Thread(
+            HostThread(
                 target=_serve,
                 args=(
                     index,
@@ -70,16 +70,11 @@ class InlineHosts(HostPool):
         started.wait()
         # What the hosts' threads have set for themselves is also the default of later threads.
         torch.set_num_threads(threads)
-        self._stop = weakref.finalize(self, _stop, self._calls)
+        self._stop = weakref.finalize(self, _stop, self._calls, self._threads, self._busy)
 
     def close(self) -> None:
         self._closed = True
         self._stop()
-        # A thread that still unwinds while the interpreter ends can abort the process; one that
-        # hangs is given up.
-        for index, thread in enumerate(self._threads):
-            if index not in self._busy and thread is not threading.current_thread():
-                thread.join(timeout=5.0)
 
     def _publish(self, round: int, parameters: Tensor) -> Tensor:
         # A late host may still read them when the caller has changed its own.
@@ -109,6 +104,14 @@ class InlineHosts(HostPool):
         return states
 
 
+class HostThread(threading.Thread):
+    """A thread that serves a host.
+
+    One that is alive when the interpreter ends may abort the process, from within torch: a program
+    that has given up a hung host had better end by ``os._exit``.
+    """
+
+
 def _serve(
     index: int,
     host: Host,
@@ -136,9 +139,15 @@ def _serve(
         del answer, args, call
 
 
-def _stop(calls: Iterable[_Calls]) -> None:
+def _stop(
+    calls: Sequence[_Calls], threads: Sequence[threading.Thread], busy: Mapping[int, str]
+) -> None:
+    """End the threads, and wait for those that do not hang."""
     for queue_ in calls:
         queue_.put(None)
+    for index, thread in enumerate(threads):
+        if index not in busy and thread is not threading.current_thread():
+            thread.join(timeout=5.0)
 
 
 def summary(error: BaseException) -> str:

@@ -17,6 +17,9 @@ from robust_agg.types import State
 from workers.host import HostSpec
 from workers.transport import Collection, HostError, Transport
 
+_MESSAGES = 3
+# For every worker asked: beyond, a reply is a flood, and the rest of it is not read.
+
 
 @dataclass(frozen=True)
 class Failure:
@@ -88,7 +91,11 @@ class HostPool(Transport):
 
     @abstractmethod
     def _unpack_states(self, reply: Any) -> Mapping[int, State]:
-        """States as a host gives them."""
+        """States as a host gives them.
+
+        Raises:
+            ValueError: the reply holds no states.
+        """
 
     @property
     def workers(self) -> tuple[int, ...]:
@@ -114,7 +121,11 @@ class HostPool(Transport):
             if isinstance(answer, Failure):
                 refused += [Rejection(i, answer.reason) for i in asked[host]]
                 continue
-            for message in self._open(answer, schema):
+            most = _MESSAGES * len(asked[host])
+            for place, message in enumerate(self._open(answer, schema)):
+                if place == most:
+                    refused.append(Rejection(-1, f"malformed: host {host}: over {most} messages"))
+                    break
                 verdict = _judge(message, host, asked[host], schema)
                 if isinstance(verdict, Update):
                     updates.append(verdict)
@@ -132,12 +143,17 @@ class HostPool(Transport):
     def state(self) -> dict[int, State]:
         states: dict[int, State] = {}
         calls: dict[int, tuple[Any, ...]] = dict.fromkeys(range(len(self._ids)), ())
-        for host, answer in self._ask("state", calls, "its state", time.monotonic()):
-            if isinstance(answer, Failure):
+        answers = list(self._ask("state", calls, "its state", time.monotonic(), patient=True))
+        for host, answer in answers:
+            if host in self._lost:
                 continue
-            states |= {
-                i: state for i, state in self._unpack_states(answer).items() if i in self._ids[host]
-            }
+            if isinstance(answer, Failure):
+                raise HostError(f"{type(self).__name__}: state: {answer.reason}")
+            try:
+                found = self._unpack_states(answer)
+            except ValueError as error:
+                raise HostError(f"{type(self).__name__}: state: host {host}: {error}") from error
+            states |= {i: state for i, state in found.items() if i in self._ids[host]}
         return states
 
     def load_state(self, states: Mapping[int, State]) -> None:
@@ -146,7 +162,8 @@ class HostPool(Transport):
             host: (self._pack_states({i: states[i] for i in ids if i in states}),)
             for host, ids in enumerate(self._ids)
         }
-        answers = list(self._ask("load_state", calls, "its new state", time.monotonic()))
+        begun = time.monotonic()
+        answers = list(self._ask("load_state", calls, "its new state", begun, patient=True))
         for _, answer in answers:
             if isinstance(answer, Failure):
                 raise HostError(f"{type(self).__name__}: load_state: {answer.reason}")
@@ -160,24 +177,35 @@ class HostPool(Transport):
         return {host: tuple(ids) for host, ids in sorted(grouped.items())}
 
     def _ask(
-        self, method: str, calls: Mapping[int, tuple[Any, ...]], what: str, begun: float
+        self,
+        method: str,
+        calls: Mapping[int, tuple[Any, ...]],
+        what: str,
+        begun: float,
+        *,
+        patient: bool = False,
     ) -> Iterator[tuple[int, Any | Failure]]:
-        """Call the hosts; each of them once with its answer or why there is none."""
+        """Call the hosts; each of them once with its answer or why there is none.
+
+        A busy host is not called, unless ``patient``: then as soon as it is free.
+        """
         if self._closed:
             raise ValueError(f"{type(self).__name__}: the transport is closed")
         while self._busy and self._receive(0.0) is not None:
             pass
         waiting: set[int] = set()
+        uncalled: set[int] = set()
         for host, args in calls.items():
             if host in self._lost:
                 yield host, Failure(self._lost[host])
-            elif host in self._busy:
-                yield host, Failure(f"late: host {host} is still busy with {self._busy[host]}")
-            else:
-                self._submit(host, method, *args)
-                self._busy[host] = what
+            elif host not in self._busy:
+                self._call(host, method, args, what)
                 waiting.add(host)
-        while waiting:
+            elif patient:
+                uncalled.add(host)
+            else:
+                yield host, self._still_busy(host)
+        while waiting or uncalled:
             left = None if self.deadline is None else begun + self.deadline - time.monotonic()
             arrived = self._receive(left)
             if arrived is None:
@@ -186,11 +214,25 @@ class HostPool(Transport):
             if host in waiting:
                 waiting.remove(host)
                 yield host, answer
+            elif host in uncalled:
+                uncalled.remove(host)
+                if host in self._lost:
+                    yield host, answer
+                    continue
+                self._call(host, method, calls[host], what)
+                waiting.add(host)
         for host in sorted(waiting):
-            yield (
-                host,
-                Failure(f"late: host {host} did not answer {what} within {self.deadline} s"),
-            )
+            late = f"late: host {host} did not answer {what} within {self.deadline} s"
+            yield host, Failure(late)
+        for host in sorted(uncalled):
+            yield host, self._still_busy(host)
+
+    def _call(self, host: int, method: str, args: tuple[Any, ...], what: str) -> None:
+        self._submit(host, method, *args)
+        self._busy[host] = what
+
+    def _still_busy(self, host: int) -> Failure:
+        return Failure(f"late: host {host} is still busy with {self._busy[host]}")
 
     def _receive(self, timeout: float | None) -> tuple[int, Any | Failure] | None:
         arrived = self._next(None if timeout is None else max(0.0, timeout))

@@ -70,22 +70,31 @@ def connect(*, cpus: float, address: str | None = None, **options: Any) -> None:
                     "_temp_dir": _folder,
                     **options,
                 }
-            ray.init(log_to_driver=False, logging_level=logging.ERROR, **settings)
+            try:
+                ray.init(log_to_driver=False, logging_level=logging.ERROR, **settings)
+            except BaseException:
+                _remove_folder()
+                raise
             _ours = True
         _users += 1
 
 
 def disconnect() -> None:
     """One user less; the last one shuts down the connection if :func:`connect` has made it."""
-    global _users, _ours, _folder  # noqa: PLW0603
+    global _users, _ours  # noqa: PLW0603
     with _lock:
         _users -= 1
         if _ours and _users == 0:
             _ours = False
             require().shutdown()
-            if _folder is not None:
-                shutil.rmtree(_folder, ignore_errors=True)
-                _folder = None
+            _remove_folder()
+
+
+def _remove_folder() -> None:
+    global _folder  # noqa: PLW0603
+    if _folder is not None:
+        shutil.rmtree(_folder, ignore_errors=True)
+        _folder = None
 
 
 def temporary_folder() -> str | None:

@@ -32,10 +32,12 @@ class RayHosts(HostPool):
     """One Ray actor per host.
 
     Parameters are put into the object store once a round. Rows come back as the bytes of
-    ``robust_agg.messages``, states as those of safetensors: no result of an actor's is unpickled
-    (Ray itself trusts the processes of its cluster; errors they raise are pickled). Ray's
-    connection is shared: it is made here if there is none, and closed with the last transport that
-    uses it unless it was there before.
+    ``robust_agg.messages``, states as those of safetensors. That guards against wrong numbers and
+    broken messages, not against hostile hosts: Ray unpickles whatever an actor answers, so every
+    process of the cluster is trusted with code, and the rows alone are not.
+
+    Ray's connection is shared: it is made here if there is none, and closed with the last transport
+    that uses it unless it was there before.
 
     Args:
         specs: one per host; each is sent once, when its actor starts.
@@ -106,12 +108,14 @@ class RayHosts(HostPool):
         if self._closed:
             return
         self._closed = True
-        if self._ray.is_initialized():
-            for actor in self._actors:
-                self._ray.kill(actor)
-        self._actors.clear()
-        self._pending.clear()
-        ray_compat.disconnect()
+        try:
+            if self._ray.is_initialized():
+                for actor in self._actors:
+                    self._ray.kill(actor)
+        finally:
+            self._actors.clear()
+            self._pending.clear()
+            ray_compat.disconnect()
 
     def _publish(self, round: int, parameters: Tensor) -> Any:
         self._row_bytes = parameters.numel() * parameters.element_size()
@@ -164,9 +168,8 @@ class RayHosts(HostPool):
     def _unpack_states(self, reply: Any) -> Mapping[int, State]:
         try:
             return unpack_states(reply)
-        except (SafetensorError, TypeError, ValueError) as error:
-            _log.warning("a host's states cannot be read: %s", error)
-            return {}
+        except (SafetensorError, TypeError) as error:
+            raise ValueError(f"its states cannot be read: {error}") from error
 
 
 class HostActor:

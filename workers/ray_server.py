@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from robust_agg import (
@@ -33,6 +34,8 @@ class RayServer:
         ledger: one line a round, in the driver.
         num_gpus: GPUs, whole or a fraction, that the actor reserves.
         num_cpus: CPUs that it reserves.
+        threads: of torch, in the actor; those of this process if None, so that sums come out as
+            they would here.
         address: as :class:`~workers.ray_hosts.RayHosts`.
         start_timeout: seconds for the actor to be placed and to build its server.
 
@@ -48,6 +51,7 @@ class RayServer:
         ledger: Ledger | None = None,
         num_gpus: float = 0,
         num_cpus: float = 1,
+        threads: int | None = None,
         address: str | None = None,
         start_timeout: float = 120.0,
     ) -> None:
@@ -59,7 +63,7 @@ class RayServer:
         try:
             remote = self._ray.remote(_ServerActor)
             options = remote.options(num_cpus=num_cpus, num_gpus=num_gpus)
-            self._actor = options.remote(build)
+            self._actor = options.remote(build, threads or torch.get_num_threads())
             self._await_start(start_timeout)
             self.f, self.round = self._call("facts")
         except BaseException:
@@ -124,9 +128,11 @@ class RayServer:
         if self._closed:
             return
         self._closed = True
-        if self._actor is not None:
-            self._ray.kill(self._actor)
-        ray_compat.disconnect()
+        try:
+            if self._actor is not None and self._ray.is_initialized():
+                self._ray.kill(self._actor)
+        finally:
+            ray_compat.disconnect()
 
     def _call(self, method: str, *args: Any) -> Any:
         try:
@@ -153,7 +159,8 @@ class _LastLine(Ledger):
 class _ServerActor:
     """What runs in the actor: tensors leave it on the CPU."""
 
-    def __init__(self, build: Callable[[], Server]) -> None:
+    def __init__(self, build: Callable[[], Server], threads: int) -> None:
+        torch.set_num_threads(threads)
         self._server = build()
         self._line = self._server.ledger = _LastLine()
 

@@ -67,11 +67,19 @@ class Transport(ABC):
 
     @abstractmethod
     def state(self) -> dict[int, State]:
-        """The local estimators' states, of the workers whose hosts answer by the deadline."""
+        """The local estimators' states; what a dead host had is lost with it.
+
+        A host that is busy with an older round is waited for, up to the deadline.
+
+        Raises:
+            HostError: a host that lives does not give its workers' states by the deadline.
+        """
 
     @abstractmethod
     def load_state(self, states: Mapping[int, State]) -> None:
         """Make the workers' states exactly ``states``; one without a state starts anew.
+
+        A host that is busy with an older round is waited for, up to the deadline.
 
         Raises:
             ValueError: a state for a worker that does not exist.

@@ -80,6 +80,8 @@ class FaultyHost(Host):
                 return "nothing"  # type: ignore[return-value]  # a host that breaks its contract
             case "duplicate":
                 return [*updates, replace(honest, row=row + 1)]
+            case "flood":
+                return [*updates, *[honest] * 50]
             case "stale":
                 changed = replace(honest, round=honest.round - 1)
             case "wrong shape":

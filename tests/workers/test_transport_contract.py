@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -44,11 +45,12 @@ BYTE_FAULTS = {
 }
 # By fault of the whole of host 1: the reason, and the ledger's senders.
 HOST_FAULTS = {"exception": ("failed: host 1: RuntimeError: the disk is gone", [2, 3])}
+FLOOD = "malformed: host 1: over 6 messages"
 BLOCK_FAULTS = {
     "bytes: huge": ("oversize: host 1 answers 8388611 bytes, at most 1049904 expected", [2, 3]),
     "bytes: no bytes": ("malformed: host 1: a block of bytes is required, found list", [-1]),
 }
-OTHER_FAULTS = ["duplicate", "non-finite", "bytes: cut block"]
+OTHER_FAULTS = ["duplicate", "flood", "non-finite", "bytes: cut block"]
 FAULTS = [*MESSAGE_FAULTS, *BYTE_FAULTS, *HOST_FAULTS, *BLOCK_FAULTS, *OTHER_FAULTS]
 # Every fault has a round of its own and an honest round after it, on one transport: a process
 # that imports torch takes seconds to start.
@@ -301,6 +303,15 @@ class TestFaults:
         ]
         self.check_next_round(faulty, "duplicate")
 
+    def test_a_flood_of_messages_is_cut(self, faulty: HostPool) -> None:
+        round = ROUND_OF["flood"]
+        collection = faulty.collect(round, WEIGHTS)
+        assert len(collection.updates) == 4 + 6
+        assert reasons(collection) == [(-1, FLOOD)]
+        counted = admitted(collection, round)
+        assert same(dict(zip(counted.senders, counted.rows, strict=True)), honest(round))
+        self.check_next_round(faulty, "flood")
+
     def test_a_non_finite_row_arrives_as_it_is(self, faulty: HostPool) -> None:
         round = ROUND_OF["non-finite"]
         collection = faulty.collect(round, WEIGHTS)
@@ -357,9 +368,15 @@ class TestHostsThatStayAway:
             (2, "late: host 1 is still busy with round 1"),
             (4, "late: host 2 is still busy with round 1"),
         ]
-        assert sorted(transport.state()) == [0, 1]
-        with pytest.raises(HostError, match="load_state: late: host 1 is still busy with round 1"):
-            transport.load_state({})
+        transport.deadline = 0.2
+        for method, ask in (
+            ("state", transport.state),
+            ("load_state", partial(transport.load_state, {})),
+        ):
+            said = f": {method}: late: host [12] is still busy with round 1$"
+            with pytest.raises(HostError, match=said):
+                ask()
+        transport.deadline = LONG
 
         flag.touch()
         # The late host is released, but when it is done with round 1 is for it to say.
@@ -372,4 +389,29 @@ class TestHostsThatStayAway:
         assert {reason for _, reason in reasons(collection)} == {
             "late: host 2 is still busy with round 1"
         }
-        assert sorted(transport.state()) == [0, 1, 2, 3]
+
+    def test_states_are_complete_whoever_is_late(
+        self, open_transport: Open, tmp_path: Path
+    ) -> None:
+        """A late host is waited for, what a dead one had is gone, and the others' is never lost."""
+        flag = tmp_path / "flag"
+        specs: list[HostSpec] = list(spec(estimator=VClip()).split(3))
+        specs[1] = FaultySpec.of(specs[1], {1: "late", 2: "late"}, flag=str(flag))
+        specs[2] = FaultySpec.of(specs[2], {1: "exit"})
+        transport = open_transport(specs, deadline=LONG)
+        transport.collect(0, WEIGHTS)
+        for round, change in ((1, transport.state), (2, partial(transport.load_state, {}))):
+            transport.deadline = 0.5
+            late = reasons(transport.collect(round, WEIGHTS))
+            assert (2, f"late: host 1 did not answer round {round} within 0.5 s") in late
+            transport.deadline = LONG
+            release = threading.Timer(0.3, flag.touch)
+            release.start()
+            if round == 1:
+                assert sorted(change()) == [0, 1, 2, 3]
+            else:
+                with pytest.raises(HostError, match="load_state: lost: host 2 died in round 1"):
+                    change()
+                assert transport.state() == {}
+            release.join()
+            flag.unlink()
