@@ -26,6 +26,7 @@ _DROPOUT = (
 )
 # Layers draw from torch's global generators, which one worker at a time may seed in a process.
 _global_generators = threading.Lock()
+_imports = threading.Lock()
 
 
 class Gradients:
@@ -66,6 +67,8 @@ class Gradients:
                 f"Gradients: vectorize must not be True for a model with {obstacle}, found True"
             )
         self.vectorize = vectorize if obstacle is None else False
+        if self.vectorize is not False:
+            _load_vmap()
 
     def __call__(
         self, weights: Tensor, inputs: Tensor, targets: Tensor, seeds: Sequence[int], *, out: Tensor
@@ -141,6 +144,16 @@ class Gradients:
             part = out[..., start : start + prod(shape)]
             part.copy_(gradients[name].reshape(part.shape))
             start += prod(shape)
+
+
+def _load_vmap() -> None:
+    """Let torch import what its first ``vmap`` needs.
+
+    Hundreds of modules: two threads whose first calls import them at the same time may find some of
+    them half imported, fail, and look as if the model could not be vectorised.
+    """
+    with _imports:
+        vmap(grad(torch.sum))(torch.zeros(1, 1))
 
 
 def _obstacle(model: nn.Module) -> str | None:

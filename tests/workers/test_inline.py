@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import gc
+import os
 import signal
+import subprocess
+import sys
 import threading
 from collections.abc import Collection, Mapping
 from pathlib import Path
@@ -137,3 +140,33 @@ def test_states_of_hosts_without_estimator_are_empty() -> None:
         transport.collect(0, parameters(mlp))
         states: Mapping[int, State] = transport.state()
         assert states == {}
+
+
+# A process of its own, because it is about a process' first call and its end.
+_FIRST_AND_LAST = """
+import sys
+from host_samples import mlp, parameters, spec
+from workers import InlineHosts
+
+transport = InlineHosts(spec().split(3))
+before = set(sys.modules)
+assert len(transport.collect(0, parameters(mlp)).updates) == 6
+print(sorted(set(sys.modules) - before))
+{close}
+"""
+
+
+@pytest.mark.parametrize("close", ["transport.close()", "pass"])
+def test_threads_import_nothing_and_do_not_outlive_the_process(close: str) -> None:
+    """Half imported modules would fail in some threads, unwinding ones abort the interpreter."""
+    program = _FIRST_AND_LAST.format(close=close)
+    path = os.pathsep.join([str(Path(__file__).parent), *sys.path])
+    for _ in range(3):
+        done = subprocess.run(
+            [sys.executable, "-c", program],
+            capture_output=True,
+            text=True,
+            env={**os.environ, "PYTHONPATH": path},
+            check=False,
+        )
+        assert (done.returncode, done.stdout, done.stderr) == (0, "[]\n", "")
