@@ -16,10 +16,9 @@ from robust_agg.types import State
 
 
 def z_max(n: int, byzantine: int) -> float:
-    r"""The largest shift, in standard deviations, that a majority still surrounds.
+    """The largest shift, in standard deviations, that a majority still surrounds.
 
-    .. math:: z_{\max} = \Phi^{-1}\!\left(\frac{n-k-s}{n-k}\right), \qquad
-              s = \lfloor n/2 + 1 \rfloor - k
+    ``z_max = Φ⁻¹((n - k - s) / (n - k))`` with ``s = ⌊n/2 + 1⌋ - k``.
 
     s honest "supporters", which lie further out than the attackers, make a majority with the k of
     them (Baruch et al., 2019, whose code takes z as a parameter).
@@ -50,9 +49,9 @@ def z_max(n: int, byzantine: int) -> float:
 
 @dataclass(frozen=True, kw_only=True)
 class ALittleIsEnough(Attack):
-    r"""Every row is :math:`\mu + \mathrm{sign}\cdot z\,\sigma`, coordinate by coordinate.
+    """Every row is μ + sign · z σ, coordinate by coordinate.
 
-    :math:`\mu` and :math:`\sigma` are the mean and the standard deviation of the rows the attackers
+    μ and σ are the mean and the standard deviation of the rows the attackers
     estimate them from. Baruch, Baruch, Goldberg, "A Little Is Enough: Circumventing Defenses For
     Distributed Learning" (NeurIPS 2019), the attack that prevents convergence; also called ALIE,
     LIE or Little.
@@ -65,7 +64,7 @@ class ALittleIsEnough(Attack):
     - ``sign``: the paper's algorithm, Blades, ByzFL and ByzPy add (+1); the paper's code and
       Karimireddy et al. subtract (-1), the default here.
     - ``z``: the default is :func:`z_max` of the round's n and k, as in Karimireddy et al. and
-      Blades. ByzPy takes :math:`\Phi^{-1}((n-s)/n)`, which is larger; ByzFL and the paper's code
+      Blades. ByzPy takes Φ⁻¹((n-s)/n), which is larger; ByzFL and the paper's code
       take a constant, by default 1.5.
     - ``ddof``: the paper's code and ByzPy divide by the number of rows (0), the default here;
       Karimireddy et al., Blades and ByzFL by one less (1).

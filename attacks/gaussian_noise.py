@@ -16,16 +16,16 @@ from robust_agg.types import State
 
 @dataclass(frozen=True, kw_only=True)
 class GaussianNoise(Attack):
-    r"""Row i is :math:`c_i + \xi_i`, with independent :math:`\xi_{ij} \sim N(\mu, \sigma^2)`.
+    """Row i is c_i + ξ_i, with independent ξ_ij ~ N(μ, σ²).
 
-    With ``around="zero"``, :math:`c_i = 0`: pure noise that needs no knowledge, the Gaussian attack
-    of Blanchard et al. (NeurIPS 2017) with :math:`\mu = 0` and :math:`\sigma = 200`, the defaults;
-    also of ByzFL and ByzPy (:math:`\mu = 0, \sigma = 1`) and Blades (:math:`\mu = \sigma = 0.1`).
-    With ``around="own"``, :math:`c_i` is the row attacker i would have sent: a noisy worker.
+    With ``around="zero"``, c_i = 0: pure noise that needs no knowledge, the Gaussian attack
+    of Blanchard et al. (NeurIPS 2017) with μ = 0 and σ = 200, the defaults;
+    also of ByzFL and ByzPy (μ = 0, σ = 1) and Blades (μ = σ = 0.1).
+    With ``around="own"``, c_i is the row attacker i would have sent: a noisy worker.
 
     Args:
-        scale: the standard deviation :math:`\sigma \ge 0`, in the rows' units.
-        mean: the mean :math:`\mu` of every coordinate of the noise.
+        scale: the standard deviation σ ≥ 0, in the rows' units.
+        mean: the mean μ of every coordinate of the noise.
         around: what the noise is added to.
 
     Raises:

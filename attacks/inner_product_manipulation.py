@@ -16,17 +16,17 @@ from robust_agg.types import State
 
 @dataclass(frozen=True, kw_only=True)
 class InnerProductManipulation(Attack):
-    r"""Every row is :math:`-\epsilon\,\bar g`, with :math:`\bar g` the mean of the h honest rows.
+    """Every row is -ε ḡ, with ḡ the mean of the h honest rows.
 
     Xie, Koyejo, Gupta, "Fall of Empires: Breaking Byzantine-tolerant SGD by Inner Product
     Manipulation" (UAI 2019; PMLR 115, 2020); hence also called FoE, or Empire. It aims at a
-    negative inner product between the aggregate and the true gradient. A small :math:`\epsilon`
-    hides among rows that scatter more than :math:`\|\bar g\|`; a plain mean is reversed from
-    :math:`\epsilon > h/k` on.
+    negative inner product between the aggregate and the true gradient. A small ε
+    hides among rows that scatter more than ‖ḡ‖; a plain mean is reversed from
+    ε > h/k on.
 
-    The paper's :math:`\epsilon` is used here, by Karimireddy, He, Jaggi (2022), with 0.1 as here,
+    The paper's ε is used here, by Karimireddy, He, Jaggi (2022), with 0.1 as here,
     and by Blades as ``scale``. The ``tau`` of ByzFL and the ``factor`` of the older EPFL code
-    measure from the mean, :math:`(1-\tau)\,\bar g`: :math:`\epsilon = \tau - 1`.
+    measure from the mean, (1-τ) ḡ: ε = τ - 1.
 
     Args:
         epsilon: the factor, > 0.

@@ -13,9 +13,9 @@ from attacks.attack import DataAttack
 
 @dataclass(frozen=True, kw_only=True)
 class LabelFlip(DataAttack):
-    r"""Replace every label y by another class; the inputs stay.
+    """Replace every label y by another class; the inputs stay.
 
-    Without a mapping, all to all: :math:`y \mapsto C - 1 - y` (9 - y for ten classes; Karimireddy,
+    Without a mapping, all to all: y → C - 1 - y (9 - y for ten classes; Karimireddy,
     He, Jaggi 2022, ByzFL, Blades), which leaves the middle class of an odd C alone. With one,
     source to target (Tolpegin et al., ESORICS 2020): labels that are no source stay as they are.
 

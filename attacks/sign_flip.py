@@ -16,13 +16,13 @@ from robust_agg.types import State
 
 @dataclass(frozen=True, kw_only=True)
 class SignFlip(Attack):
-    r"""Row i is :math:`-c\,g_i`, or :math:`-c\,\bar g` in every row.
+    """Row i is -c g_i, or -c ḡ in every row.
 
-    :math:`g_i` is the row attacker i would have sent, :math:`\bar g` the mean of the h honest rows.
+    g_i is the row attacker i would have sent, ḡ the mean of the h honest rows.
     With ``of="own"`` the attackers need no knowledge but their own and differ from each other; it
     is the bit-flipping attack of Karimireddy, He, Jaggi (2022) and SignFlip of Blades. With
     ``of="mean"`` all k rows are the same; it is SignFlipping of ByzFL (Allen-Zhu et al., 2021), and
-    inner product manipulation with :math:`\epsilon = c`.
+    inner product manipulation with ε = c.
 
     Args:
         of: whose row is reversed.

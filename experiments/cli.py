@@ -6,18 +6,23 @@ import io
 import os
 import shlex
 import sys
+import threading
+import traceback
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 from cyclopts import App, ArgumentCollection, CycloptsError, Parameter
 from rich.console import Console
 
-from experiments import report, runs
-from experiments.config import ConfigError, RunConfig, load_config
-from experiments.data import load
+from experiments import catalogue, figure, report, run_folder, runs
+from experiments.config import ConfigError, RunConfig
 from experiments.progress import Progress
 from robust_agg import __version__
+from workers.inline import HostThread
 from workers.transport import HostError
+
+DEBUG = "ROBUST_AGG_DEBUG"
+"""Environment variable: set, it shows the traceback of an error."""
 
 
 def _whole_numbers(_app: App, _commands: tuple[str, ...], arguments: ArgumentCollection) -> None:
@@ -28,11 +33,16 @@ def _whole_numbers(_app: App, _commands: tuple[str, ...], arguments: ArgumentCol
                 raise ConfigError(f"{argument.name} must be an integer, found {token.value!r}")
 
 
+def _default(value: object) -> str:
+    """A default as one would type it."""
+    return shlex.join(value) if isinstance(value, tuple) else str(value)
+
+
 app = App(
     name="robust-agg",
     help="Byzantine-robust aggregation: which defence survives which attack?",
     version=__version__,
-    default_parameter=Parameter(consume_multiple=True, negative=()),
+    default_parameter=Parameter(consume_multiple=True, negative=(), show_default=_default),
     result_action="return_value",
     config=_whole_numbers,
 )
@@ -44,6 +54,9 @@ def run(
 ) -> int:
     """Train under attack with several defences side by side, and once each without the attack.
 
+    Ends with a table and a figure. Ctrl-C leaves a run that 'robust-agg resume' continues;
+    'robust-agg list' shows what there is to choose from.
+
     Parameters
     ----------
     config
@@ -52,12 +65,11 @@ def run(
         Folder in which the run's own folder is made.
     """
     config = RunConfig() if config is None else config
-    load(config.dataset)  # missing data is said before there is a folder
-    folder = runs.create(config, out)
+    made = run_folder.create(config, out)
     try:
-        return _execute(folder)
+        return _execute(made)
     except BaseException:
-        runs.discard(folder)
+        run_folder.discard(made)
         raise
 
 
@@ -70,39 +82,57 @@ def resume(folder: Path) -> int:
     folder
         The run's folder, e.g. runs/20260101-120000-0123abcd.
     """
-    return _execute(folder)
+    return _execute(run_folder.reopen(folder))
 
 
-def _execute(folder: Path) -> int:
-    # A log file has no width to fold tables to; brackets in names are no markup.
-    width = None if sys.stdout.isatty() else 120
-    console = Console(width=width, markup=False, emoji=False, highlight=False)
-    progress = Progress(console)
-    console.print(f"run folder: {folder}", soft_wrap=True)
-    try:
-        results = runs.execute(folder, progress)
-    except runs.InterruptedRun:
-        progress.stop()
-        command = shlex.join(["robust-agg", "resume", str(folder)])
-        console.print(f"interrupted; continue with: {command}", soft_wrap=True)
-        return 130
-    finally:
-        progress.stop()
-    config = load_config(folder / runs.CONFIG)
-    table = {(cell.defence, cell.attacked): metrics for cell, metrics in results.items()}
-    note = load(config.dataset).note
-    report.draw(folder / "figure.png", config, table)
-    report.write_summary(folder / runs.SUMMARY, config, table, note)
-    console.print(report.table(config, table))
-    console.print(f"data: {note}", soft_wrap=True)
-    console.print(f"figure: {folder / 'figure.png'}", soft_wrap=True)
+@app.command(name="list")
+def list_() -> int:
+    """Show all defences, attacks, partitions and models, with their parameters."""
+    console = _console()
+    for shown in catalogue.tables():
+        console.print(shown)
     return 0
 
 
-def main(arguments: list[str] | None = None) -> None:
+def _console() -> Console:
+    # A log file has no width to fold tables to; brackets in names are no markup.
+    width = None if sys.stdout.isatty() else 120
+    return Console(width=width, markup=False, emoji=False, highlight=False)
+
+
+def _execute(run: run_folder.Run) -> int:
+    console = _console()
+    progress = Progress(console)
+    folder, again = run.folder, shlex.join(["robust-agg", "resume", str(run.folder)])
+    console.print(f"run folder: {folder}", soft_wrap=True)
+    try:
+        results = runs.execute(run, progress)
+    except runs.InterruptedRun as stopped:
+        progress.stop()
+        console.print(f"interrupted; continue with: {again}", soft_wrap=True)
+        return 128 + stopped.signal
+    except (HostError, OSError):
+        progress.stop()
+        if run.has_begun():
+            console.print(f"stopped; continue with: {again}", soft_wrap=True)
+        raise
+    finally:
+        progress.stop()
+    table = {(cell.defence, cell.attacked): metrics for cell, metrics in results.items()}
+    tests, note = len(run.data.test), run.data.note
+    figure.draw(folder / run_folder.FIGURE, run.config, table)
+    report.write_summary(folder / run_folder.SUMMARY, run.config, table, note, tests=tests)
+    console.print(report.table(run.config, table, tests=tests))
+    console.print(f"data: {note}", soft_wrap=True)
+    console.print(f"figure: {folder / run_folder.FIGURE}", soft_wrap=True)
+    return 0
+
+
+def main(arguments: list[str] | None = None) -> NoReturn:
     """Entry point: exit code 0, 2 for a mistake in what was asked, 130 after Ctrl-C.
 
-    A mistake is one line on standard error: the parameter, the constraint and what was found.
+    A mistake is one line on standard error: the parameter, the constraint and what was found. With
+    ``ROBUST_AGG_DEBUG`` set, its traceback comes first.
     """
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # a table is worth more than its ‖
@@ -115,9 +145,20 @@ def main(arguments: list[str] | None = None) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 1
     except (CycloptsError, ValueError, HostError, ImportError, OSError) as error:
+        if os.environ.get(DEBUG):
+            traceback.print_exc()
         print(f"robust-agg: error: {_one_line(error)}", file=sys.stderr)
         code = 2
-    sys.exit(code if isinstance(code, int) else 0)
+    _exit(code if isinstance(code, int) else 0)
+
+
+def _exit(code: int) -> NoReturn:
+    if any(isinstance(thread, HostThread) for thread in threading.enumerate()):
+        # A hung host was given up; it must not abort what is done.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)
 
 
 def _one_line(error: BaseException) -> str:

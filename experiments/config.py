@@ -11,8 +11,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 
@@ -20,6 +19,7 @@ from attacks import Attack, DataAttack
 from experiments import specs
 from experiments.annotations import mismatch
 from robust_agg import Aggregator, Estimator
+from robust_agg.declared import check_declared
 
 
 class ConfigError(ValueError):
@@ -37,11 +37,11 @@ class RunConfig:
     f: int = 4
     """How many Byzantine workers the defences are declared to withstand."""
     attack: str = "InnerProductManipulation(epsilon=10.0)"
-    """What they do: Name(parameter=value, …), or your own as path/to/file.py:Class(…)."""
+    """What they do: a name of 'robust-agg list', or your own as path/to/file.py:Class(…)."""
     aggregator: tuple[str, ...] = ("Mean", "GeometricMedian", "NearestNeighborMixing + TrimmedMean")
-    """One-shot defences, Rule(…) or Mixing(…) + Rule(…), with the declared f; 'none' for none."""
+    """One-shot defences: Rule(…) or Mixing(…) + Rule(…), the declared f filled in; or 'none'."""
     estimator: tuple[str, ...] = ("VClip",)
-    """Online defences, e.g. VClip(tau=0.1, fusion='batch'); 'none' for none."""
+    """Online defences: e.g. VClip(tau=0.1, fusion='batch'); or 'none'."""
     local_estimator: str | None = "Momentum(beta=0.9)"
     """What every worker does to its gradients before it sends them; 'none' for nothing."""
     dataset: Literal["digits", "mnist"] = "digits"
@@ -55,7 +55,7 @@ class RunConfig:
     batch_size: int = 32
     """Samples a worker draws for a gradient."""
     lr: float = 1.0
-    """The server's learning rate; 1.0 is usual where local_steps > 1 makes rows model changes."""
+    """The server's learning rate; 1 is usual where local_steps > 1 makes rows model changes."""
     local_steps: int = 1
     """1 sends a gradient; more send the model's change after so many local SGD steps."""
     local_lr: float = 0.1
@@ -65,13 +65,13 @@ class RunConfig:
     transport: Literal["ray", "inline"] = "ray"
     """Where workers run: Ray actors, or this process."""
     hosts: int = 2
-    """Processes the workers are spread over."""
+    """Actors (transport ray) or threads (inline) that the workers are spread over."""
     threads: int = 1
     """Torch threads of each host."""
     num_gpus: float = 0.0
-    """GPUs of each host, fractions allowed."""
+    """GPUs that each host reserves, fractions allowed; above 0 the workers compute on CUDA."""
     deadline: float | None = 60.0
-    """Seconds to wait for the rows of a round; those that come later do not count."""
+    """Seconds to wait for the rows of a round; later ones do not count, the ledger names them."""
     quorum: int = 1
     """Rows without which a round is skipped."""
     server: Literal["driver", "ray"] = "driver"
@@ -137,13 +137,13 @@ class RunConfig:
             raise ConfigError("aggregator, estimator: at least one defence is required, found none")
         with _about("aggregator"):
             for text in _given(self.aggregator):
-                rule = self.defence(text)
-                if isinstance(rule, Aggregator):
-                    rule.check(self.rows)
+                check_declared(self.defence(text), f=self.f, n=self.rows, who=text)
         with _about("estimator"):
             for text in _given(self.estimator):
-                if not isinstance(self.defence(text), Estimator):
+                rule = self.defence(text)
+                if not isinstance(rule, Estimator):
                     raise ConfigError(f"an online estimator is required, found {text!r}")
+                check_declared(rule, f=self.f, n=self.rows, who=text)
         with _about("local_estimator"):
             self.worker_estimator()
         with _about("attack"):
@@ -173,17 +173,25 @@ class RunConfig:
     def attack_on(self, *, num_classes: int) -> Attack | DataAttack:
         return specs.parse_attack(self.attack, num_classes=num_classes)
 
-    def to_json(self) -> str:
-        """The parameters and their digest, as :func:`load_config` reads them."""
-        return json.dumps({**dataclasses.asdict(self), _DIGEST: self.digest}, indent=2) + "\n"
+    @property
+    def attack_label(self) -> str:
+        """The attack as figures show it: an own one's file without its folder."""
+        file, rest = specs.own_file(self.attack)
+        return self.attack if file is None else f"{file.name}:{rest}"
 
     @property
     def digest(self) -> str:
-        """Eight hexadecimal digits of the parameters' SHA-256."""
-        return hashlib.sha256(json.dumps(dataclasses.asdict(self)).encode()).hexdigest()[:8]
+        """Eight hexadecimal digits of the SHA-256 of the parameters.
+
+        The code of an own attack counts, the place of its file does not.
+        """
+        values = dataclasses.asdict(self)
+        file, rest = specs.own_file(self.attack)
+        if file is not None:
+            values["attack"] = f"{hashlib.sha256(file.read_bytes()).hexdigest()}:{rest}"
+        return hashlib.sha256(json.dumps(values).encode()).hexdigest()[:8]
 
 
-_DIGEST = "digest"
 _COUNTS = (
     "workers",
     "rounds",
@@ -210,38 +218,3 @@ def _about(parameter: str) -> Iterator[None]:
         yield
     except ValueError as error:
         raise ConfigError(f"{parameter}: {error}") from error
-
-
-def load_config(path: Path) -> RunConfig:
-    """The configuration a run was started with.
-
-    Raises:
-        ConfigError: the file is missing, is no configuration, or was changed since.
-    """
-    try:
-        content: Any = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(
-            f"{path}: a configuration that 'robust-agg run' wrote is required, "
-            f"found {error.strerror}"
-        ) from error
-    except (ValueError, RecursionError) as error:
-        raise ConfigError(f"{path}: JSON is required, found {error}") from error
-    if not isinstance(content, dict):
-        raise ConfigError(f"{path}: a JSON object is required, found {type(content).__name__}")
-    known = {_DIGEST, *(field.name for field in dataclasses.fields(RunConfig))}
-    for kind, names in (("unknown", content.keys() - known), ("missing", known - content.keys())):
-        if names:
-            raise ConfigError(f"{path}: {kind} parameters {', '.join(sorted(names))}")
-    digest = content.pop(_DIGEST)
-    values: dict[str, Any] = {
-        name: tuple(value) if isinstance(value, list) else value for name, value in content.items()
-    }
-    with _about(str(path)):
-        config = RunConfig(**values)
-        if config.digest != digest:
-            raise ConfigError(
-                f"the parameters of a run cannot be changed, found digest {config.digest} "
-                f"instead of {digest}"
-            )
-    return config

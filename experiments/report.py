@@ -1,4 +1,4 @@
-"""What a finished run shows: a table, a figure, and a summary for programs."""
+"""What a finished run says in numbers: a table for people, a summary for programs."""
 
 from __future__ import annotations
 
@@ -7,148 +7,134 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 from rich.table import Table
 
 from experiments.config import RunConfig
 from experiments.simulation import Metrics
 
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-
 Results = Mapping[tuple[str, bool], Sequence[Metrics]]
 """The evaluated rounds of each (defence, attacked)."""
 
-_SMALLEST_ERROR = 1e-2
-
-# Okabe & Ito's colours, which colour-blind readers tell apart.
-_COLOURS = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442")
+_NONE = "-"
 
 
-def table(config: RunConfig, results: Results) -> Table:
-    """One line a defence: accuracy without and with the attack, and how the rows were weighed."""
+def untrained(metrics: Sequence[Metrics]) -> bool:
+    """Whether every round was skipped: the model is the one the training began with."""
+    return metrics[-1].skipped == metrics[-1].round
+
+
+def table(config: RunConfig, results: Results, *, tests: int) -> Table:
+    """One line a defence: accuracy without and with the attack, and how the rows were weighed.
+
+    Args:
+        config: the run.
+        results: of every defence, attacked and not.
+        tests: samples that the accuracies were measured on.
+    """
     shown = Table(
-        title=f"{config.byzantine} of {config.workers} workers: {config.attack}",
-        caption=f"final test accuracy after {config.rounds} rounds at learning rate {config.lr}; "
-        f"error: mean of ‖estimate - honest mean‖ / ‖honest mean‖{_skipped(results)}",
+        title=f"{config.byzantine} of {config.workers} workers: {config.attack_label}",
+        caption="\n".join(_caption(config, results, tests)),
+        caption_justify="left",
     )
     shown.add_column("defence")
-    for heading in ("no attack", "attacked", "lost", "error", "Byzantine weight", "ms/round"):
+    for heading in ("no attack", "attacked", "lost", "error", "Byzantine weight", "aggregation ms"):
         shown.add_column(heading, justify="right")
     for defence in config.defences:
         honest, attacked = results[defence, False], results[defence, True]
-        lost = honest[-1].accuracy - attacked[-1].accuracy
+        before, after = _accuracy(honest), _accuracy(attacked)
         shown.add_row(
             defence,
-            f"{honest[-1].accuracy:.1%}",
-            f"{attacked[-1].accuracy:.1%}",
-            f"{100 * lost:+.1f} pts",
-            _mean(attacked, "error", "{:.2f}"),
-            _mean(attacked, "byzantine_weight", "{:.0%}"),
-            _mean(attacked, "seconds", "{:.1f}", 1e3),
+            _NONE if before is None else f"{before:.1%}",
+            _NONE if after is None else f"{after:.1%}",
+            _NONE if before is None or after is None else f"{100 * (before - after):+.1f} pts",
+            _error(_mean(attacked, "error")),
+            _NONE if (weight := _mean(attacked, "byzantine_weight")) is None else f"{weight:.0%}",
+            _NONE if (time := _mean(attacked, "seconds")) is None else f"{1e3 * time:.1f}",
         )
     return shown
 
 
-def _mean(metrics: Sequence[Metrics], name: str, form: str, scale: float = 1.0) -> str:
-    values = [v for m in metrics if (v := getattr(m, name)) is not None]
-    return form.format(scale * sum(values) / len(values)) if values else "-"
+def write_summary(
+    path: Path, config: RunConfig, results: Results, note: str, *, tests: int
+) -> None:
+    """The final numbers as JSON; its presence says that the run is complete.
 
+    An accuracy is null where every round was skipped: nothing was trained.
 
-def _skipped(results: Results) -> str:
-    """Which trainings skipped rounds, whose accuracy says little about the defence then."""
-    counts = [
-        f"{defence}{' attacked' if attacked else ''} {metrics[-1].skipped}"
-        for (defence, attacked), metrics in results.items()
-        if metrics[-1].skipped
-    ]
-    return f"; skipped rounds (see ledger.jsonl): {', '.join(counts)}" if counts else ""
-
-
-def write_summary(path: Path, config: RunConfig, results: Results, note: str) -> None:
-    """The final numbers as JSON; its presence says that the run is complete."""
+    Args:
+        path: the file.
+        config: the run.
+        results: of every defence, attacked and not.
+        note: where the data came from.
+        tests: samples that the accuracies were measured on.
+    """
     content = {
-        "attack": config.attack,
+        "attack": config.attack_label,
         "data": note,
-        "defences": {
-            defence: {
-                "accuracy": results[defence, False][-1].accuracy,
-                "accuracy_under_attack": results[defence, True][-1].accuracy,
-                "last_evaluation": asdict(results[defence, True][-1]),
-            }
-            for defence in config.defences
-        },
+        "seed": config.seed,
+        "rounds": config.rounds,
+        "test_samples": tests,
+        "defences": {d: _final(results[d, False], results[d, True]) for d in config.defences},
     }
     temporary = path.with_suffix(".tmp")
     temporary.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf-8")
     os.replace(temporary, path)
 
 
-def draw(path: Path, config: RunConfig, results: Results) -> None:
-    """Accuracy and estimate error against rounds, and the Byzantine rows' share of the weights."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
+def _final(honest: Sequence[Metrics], attacked: Sequence[Metrics]) -> dict[str, Any]:
+    content: dict[str, Any] = {}
+    for suffix, metrics in (("", honest), ("_under_attack", attacked)):
+        content[f"accuracy{suffix}"] = _accuracy(metrics)
+        content[f"skipped{suffix}"] = metrics[-1].skipped
+        content[f"missing{suffix}"] = metrics[-1].missing
+    return {**content, "last_evaluation": asdict(attacked[-1])}
 
-    # No pyplot: it would choose a backend for the whole process.
-    figure = Figure(figsize=(13, 4.2), layout="constrained")
-    FigureCanvasAgg(figure)
-    accuracy, error, weight = figure.subplots(1, 3)
-    for defence, colour in zip(config.defences, _colours(len(config.defences)), strict=True):
-        honest, attacked = results[defence, False], results[defence, True]
-        _line(accuracy, attacked, "accuracy", color=colour, label=defence)
-        _line(accuracy, honest, "accuracy", color=colour, linestyle=":", linewidth=1.2)
-        _line(error, attacked, "error", color=colour)
-        _line(weight, attacked, "byzantine_weight", color=colour)
-    accuracy.set(title="Test accuracy (dotted: no attack)", ylim=(0, 1), ylabel="accuracy")
-    error.set(
-        title="Error of the estimate",
-        yscale="log",
-        ylabel="‖m − honest mean‖ / ‖honest mean‖",
-    )
-    low, high = error.get_ylim()
-    if low < _SMALLEST_ERROR < high:
-        error.set_ylim(bottom=_SMALLEST_ERROR)  # below, an estimate is the honest mean
-    weight.set(title="Weight of the Byzantine rows", ylim=(0, 1), ylabel="share of the weights")
-    share = config.byzantine / config.workers
-    weight.axhline(share, color="grey", linewidth=0.8, linestyle="--")
-    weight.annotate(
-        "their share of the workers",
-        (0.02, share),
-        xycoords=("axes fraction", "data"),
-        xytext=(0, 4),
-        textcoords="offset points",
-        fontsize=8,
-        color="grey",
-    )
-    without = [
-        d for d in config.defences if all(m.byzantine_weight is None for m in results[d, True])
+
+def _accuracy(metrics: Sequence[Metrics]) -> float | None:
+    return None if untrained(metrics) else metrics[-1].accuracy
+
+
+def _mean(metrics: Sequence[Metrics], name: str) -> float | None:
+    """Over the evaluated rounds that have the value."""
+    values = [v for m in metrics if (v := getattr(m, name)) is not None]
+    # Divided first: the sum of what an attack can do need not be finite.
+    return sum(v / len(values) for v in values) if values else None
+
+
+def _error(value: float | None) -> str:
+    if value is None:
+        return _NONE
+    return f"{value:.2f}" if value == 0 or 0.01 <= value < 1000 else f"{value:.0e}"
+
+
+def _caption(config: RunConfig, results: Results, tests: int) -> list[str]:
+    """What the columns are, and what says that a training is not what was asked for."""
+    lines = [
+        f"accuracies: on {tests} test samples after {config.rounds} rounds at learning rate "
+        f"{config.lr}, seed {config.seed}",
+        "error: ‖m - honest mean‖ / ‖honest mean‖, m: the estimate the model is stepped by",
+        "Byzantine weight: Σ|w| of the Byzantine rows / Σ|w| of all; - for rules without weights",
+        "error, Byzantine weight, aggregation ms: means over the evaluated rounds under attack",
     ]
-    if without:
-        weight.annotate(
-            f"no weights: {', '.join(without)}",
-            (0.02, 0.95),
-            xycoords="axes fraction",
-            fontsize=8,
-            color="grey",
-        )
-    for axes in (accuracy, error, weight):
-        axes.set_xlabel("round")
-        axes.grid(alpha=0.25)
-    figure.legend(loc="outside lower center", ncols=4, frameon=False)
-    figure.suptitle(
-        f"{config.byzantine} of {config.workers} workers Byzantine: {config.attack}, "
-        f"{config.dataset}, {config.partition}, seed {config.seed}",
-        parse_math=False,  # a path may hold dollar signs
+    for what, name, most in (
+        (f"rounds skipped of {config.rounds} (see ledger.jsonl)", "skipped", config.rounds),
+        (f"rows missing of {config.rows * config.rounds}", "missing", config.rows * config.rounds),
+    ):
+        counts = {key: getattr(metrics[-1], name) for key, metrics in results.items()}
+        if any(counts.values()):
+            lines.append(f"{what}: {_each(counts, most)}")
+    return lines
+
+
+def _each(counts: Mapping[tuple[str, bool], int], most: int) -> str:
+    """The count of every training that has one."""
+    if len(set(counts.values())) == 1:
+        (count,) = set(counts.values())
+        return f"{'all' if count == most else count} in every training"
+    return ", ".join(
+        f"{defence}{' attacked' if attacked else ''} {'all' if count == most else count}"
+        for (defence, attacked), count in counts.items()
+        if count
     )
-    figure.savefig(path, dpi=130)
-
-
-def _colours(count: int) -> list[str]:
-    return [_COLOURS[i % len(_COLOURS)] for i in range(count)]
-
-
-def _line(axes: Axes, metrics: Sequence[Metrics], name: str, **style: object) -> None:
-    points = [(m.round, v) for m in metrics if (v := getattr(m, name)) is not None]
-    if points:
-        axes.plot(*zip(*points, strict=True), **style)  # type: ignore[arg-type]  # style is open

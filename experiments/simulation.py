@@ -16,7 +16,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from attacks import Adversary
+from attacks import Adversary, Knowledge
 from experiments.data import Split
 from robust_agg import Ledger, Record, State, Update
 from robust_agg.admission import Rejection
@@ -54,9 +54,11 @@ class Metrics:
         round: rounds done so far.
         accuracy: share of the test set the model labels correctly.
         loss: mean test loss.
-        error: ‖estimate - mean of the honest rows‖₂ relative to the mean's norm, in this round.
+        error: ‖estimate - mean of the honest rows‖₂ relative to the mean's norm, in this round;
+            rejected rows are left out.
         byzantine_weight: share of the weights that Byzantine rows had; None for rules without.
         skipped: rounds skipped so far.
+        missing: rows so far that were asked for and did not come.
         seconds: of the server's aggregation in this round.
     """
 
@@ -66,6 +68,7 @@ class Metrics:
     error: float | None
     byzantine_weight: float | None
     skipped: int
+    missing: int
     seconds: float | None
 
 
@@ -120,6 +123,7 @@ class Simulation:
         self.byzantine, self.model, self.test = byzantine, model, test
         self.folder, self.seed, self.sample = folder, seed, sample
         self.skipped = 0
+        self.missing = 0
         self._attack_state: State = {}
         if adversary is not None:
             with _blaming(adversary):
@@ -133,7 +137,7 @@ class Simulation:
             if done % evaluate_every == 0 or done == rounds:
                 metrics = self._evaluate(honest, record)
                 with (self.folder / METRICS).open("a", encoding="utf-8") as file:
-                    file.write(json.dumps(asdict(metrics)) + "\n")
+                    file.write(_line(metrics))
                 yield metrics
             else:
                 yield None
@@ -148,7 +152,9 @@ class Simulation:
         # By sender, not by who was fast: an attack's sums must not depend on that.
         updates = sorted(collection.updates, key=lambda update: update.sender)
         honest = [u for u in updates if u.sender not in self.byzantine]
-        if self.adversary is not None and honest:
+        if self.adversary is not None and not honest and self._reads_honest_rows():
+            updates = []  # It has nothing to make its rows from.
+        elif self.adversary is not None:
             with _blaming(self.adversary):
                 updates, self._attack_state = self.adversary.corrupt(
                     updates,
@@ -160,10 +166,18 @@ class Simulation:
         # 3. Admission, estimate, model step, ledger.
         record = self.server.step(updates, senders=active, refused=collection.refused)
         self.skipped += record.skipped is not None
+        self.missing += len(active) - len(record.senders)
         return honest, record
 
+    def _reads_honest_rows(self) -> bool:
+        return self.adversary is not None and Knowledge.HONEST in self.adversary.attack.knows
+
     def save(self) -> None:
-        """Checkpoint everything that the remaining rounds depend on."""
+        """Checkpoint everything that the remaining rounds depend on.
+
+        Raises:
+            HostError: a host keeps its workers' states back; the last checkpoint stays.
+        """
         workers = {str(i): dict(s) for i, s in self.transport.state().items()}
         save_checkpoint(
             self.folder / CHECKPOINT,
@@ -172,29 +186,30 @@ class Simulation:
                 "workers": workers,
                 "attack": dict(self._attack_state),
                 "skipped": self.skipped,
+                "missing": self.missing,
             },
         )
 
-    def restore(self) -> bool:
+    def restore(self) -> None:
         """Continue from the checkpoint, if there is one; lines of later rounds are dropped."""
         path = self.folder / CHECKPOINT
         if not path.exists():
             self.transport.load_state({})
             for name in (LEDGER, METRICS):
                 (self.folder / name).unlink(missing_ok=True)
-            return False
+            return
         tree = load_checkpoint(path)
         self.server.load_state_dict(tree["server"])
         self.transport.load_state({int(i): s for i, s in tree["workers"].items()})
         self._attack_state = tree["attack"]
         self.skipped = tree["skipped"]
+        self.missing = tree["missing"]
         Ledger(self.folder / LEDGER).truncate(self.server.round)
         kept = [m for m in read_metrics(self.folder) if m.round <= self.server.round]
-        lines = "".join(json.dumps(asdict(m)) + "\n" for m in kept)
+        lines = "".join(_line(m) for m in kept)
         temporary = self.folder / f".{METRICS}"
         temporary.write_text(lines, encoding="utf-8")
         os.replace(temporary, self.folder / METRICS)
-        return True
 
     def _draw(self, number: int) -> list[int]:
         everyone = list(self.transport.workers)
@@ -217,14 +232,17 @@ class Simulation:
             error=self._error(honest, record),
             byzantine_weight=self._byzantine_weight(record),
             skipped=self.skipped,
+            missing=self.missing,
             seconds=record.seconds.get("aggregate"),
         )
 
     def _error(self, honest: list[Update], record: Record) -> float | None:
         estimate = self.server.estimate
-        if record.skipped is not None or estimate is None or not honest:
+        rejected = {rejection.sender for rejection in record.rejected}
+        rows = [update.row for update in honest if update.sender not in rejected]
+        if record.skipped is not None or estimate is None or not rows:
             return None
-        mean = torch.stack([u.row for u in honest]).double().mean(dim=0)
+        mean = torch.stack(rows).double().mean(dim=0)
         error = float((estimate.cpu().double() - mean).norm() / mean.norm().clamp(min=1e-300))
         return error if math.isfinite(error) else None
 
@@ -235,6 +253,10 @@ class Simulation:
         pairs = zip(record.senders, record.weights, strict=True)
         bad = sum(abs(w) for sender, w in pairs if sender in self.byzantine)
         return bad / total if total > 0 else 0.0
+
+
+def _line(metrics: Metrics) -> str:
+    return json.dumps(asdict(metrics), allow_nan=False) + "\n"
 
 
 def read_metrics(folder: Path) -> list[Metrics]:

@@ -24,6 +24,7 @@ from attacks import Attack, DataAttack
 from experiments import models, partitions
 from experiments.annotations import mismatch
 from robust_agg import Adaptive, Aggregator, Divergence, Estimator, Mixing, chain
+from robust_agg.chain import Chain
 
 Table: TypeAlias = Mapping[str, type]
 
@@ -65,18 +66,44 @@ def parse_attack(text: str, *, num_classes: int) -> Attack | DataAttack:
     A parameter ``num_classes`` that the text leaves open is that of the data.
     """
     table = _exports(attacks, Attack, DataAttack)
-    head, separator, tail = text.partition(".py:")
-    if separator:
-        module = _load_file(Path(head + ".py").expanduser())
+    file, rest = own_file(text)
+    if file is not None:
+        module = _load_file(file)
         own = {**_exports(module, Attack, DataAttack), **_exports(module)}
         if own.keys() <= {"Attack", "DataAttack"}:
-            raise SpecError(f"{head}.py must define an Attack or a DataAttack, found none")
+            raise SpecError(f"{file} must define an Attack or a DataAttack, found none")
         table = {**own, **table, **own}  # first in order, and not hidden by ours
-        text = tail
+        text = rest
     found = _only(text, table, {"num_classes": num_classes})
     if isinstance(found, Attack | DataAttack):
         return found
     raise SpecError(f"an Attack or a DataAttack is required, found {text!r}")
+
+
+def own_file(text: str) -> tuple[Path | None, str]:
+    """``path/to/file.py:Class(…)`` as the file and the rest; None for an attack of the library."""
+    head, separator, tail = text.partition(".py:")
+    return (Path(head + ".py").expanduser(), tail) if separator else (None, text)
+
+
+def catalogue() -> dict[str, list[type]]:
+    """Everything a specification can name, by what it is for; what cannot be made is left out."""
+    kinds = {
+        "aggregators": {
+            k: v for k, v in _exports(robust_agg, Aggregator).items() if v is not Chain
+        },
+        "mixings, before an aggregator": _exports(robust_agg, Mixing),
+        "estimators": _exports(robust_agg, Estimator),
+        "divergences of OnlineMedian": _exports(robust_agg, Divergence),
+        "values of tau": _exports(robust_agg, Adaptive),
+        "attacks": _exports(attacks, Attack, DataAttack),
+        "partitions": _exports(partitions),
+        "models": _exports(models),
+    }
+    return {
+        kind: [cls for cls in table.values() if not inspect.isabstract(cls)]
+        for kind, table in kinds.items()
+    }
 
 
 def own_modules(attack: Attack | DataAttack) -> list[ModuleType]:
@@ -216,10 +243,16 @@ def _known(table: Mapping[str, Any]) -> str:
 
 
 def _load_file(path: Path) -> ModuleType:
-    if not path.is_file():
-        raise SpecError(f"a file is required before ':', found none at {path}")
+    """The module in a user's file, run once however often it is named or copied."""
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        found = error.strerror
+        raise SpecError(f"a file is required before ':', found {found} at {path}") from None
     # A name of our own: that of the file may be the name of a module that is in use.
-    name = _OWN + hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:8]
+    name = _OWN + hashlib.sha256(content).hexdigest()[:16]
+    if name in sys.modules:
+        return sys.modules[name]
     spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None
     assert spec.loader is not None
@@ -228,5 +261,6 @@ def _load_file(path: Path) -> ModuleType:
     try:
         spec.loader.exec_module(module)
     except (Exception, SystemExit) as error:
+        del sys.modules[name]
         raise SpecError(f"{path} cannot be loaded: {type(error).__name__}: {error}") from error
     return module

@@ -15,6 +15,7 @@ from rich.console import Console
 
 from experiments.config import RunConfig
 from experiments.progress import Progress
+from experiments.run_folder import LOCK
 from experiments.simulation import LEDGER, Metrics
 
 TINY: dict[str, Any] = {
@@ -102,7 +103,7 @@ def outcome(folder: Path) -> dict[str, Any]:
     return {
         str(path.relative_to(folder)): _content(path)
         for path in sorted(folder.rglob("*"))
-        if path.is_file()
+        if path.is_file() and path.name != LOCK
     }
 
 
@@ -127,8 +128,8 @@ def rounds_done(folder: Path, training: str) -> int:
 class CtrlC(Progress):
     """Sends this process the signal of Ctrl-C after so many rounds."""
 
-    def __init__(self, rounds: int) -> None:
-        super().__init__(Console(quiet=True))
+    def __init__(self, rounds: int, console: Console | None = None) -> None:
+        super().__init__(console or Console(quiet=True))
         self.left = rounds
 
     def advance(self, done: int, metrics: Metrics | None) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import pty
@@ -26,9 +27,9 @@ from run_samples import (
     tiny,
 )
 
-from experiments import runs
-from experiments.cli import main
-from experiments.config import RunConfig, load_config
+from experiments.cli import DEBUG, main
+from experiments.config import RunConfig
+from experiments.run_folder import DONE, SUMMARY, reopen
 from experiments.simulation import CHECKPOINT
 from robust_agg import __version__
 
@@ -273,7 +274,7 @@ def test_an_attack_that_fails_in_a_round_is_one_line_and_leaves_no_complete_run(
     assert "Mine failed at " in line
     assert "rows (2, 650) of torch.float32 on cpu are required, found str" in line
     folder = only_folder(own_files / "runs")
-    assert not (folder / runs.SUMMARY).exists()
+    assert not (folder / SUMMARY).exists()
     assert not (folder / "figure.png").exists()
 
 
@@ -320,14 +321,55 @@ def test_every_parameter_is_an_option(tmp_path: Path, capsys: pytest.CaptureFixt
     )
     assert call("run", *options(config), "--out", str(tmp_path / "runs [x]")) == 0
     folder = only_folder(tmp_path / "runs [x]")
-    assert load_config(folder / runs.CONFIG) == config
+    found = reopen(folder).config
+    assert found.attack == f"{folder / 'a [b] $c.py'}:Drift(step=0.25)"
+    assert dataclasses.replace(found, attack=config.attack) == config
+    assert found.digest == config.digest
     printed = capsys.readouterr().out
     assert f"run folder: {folder}\n" in printed
-    for text in (*config.defences, config.attack):
+    for text in (*config.defences, config.attack_label):
         # The table folds what is wider than itself, a long path for one.
         assert "".join(text.split()) in "".join(printed.split())
-    assert set(json.loads((folder / runs.SUMMARY).read_text())["defences"]) == {*config.defences}
+    assert set(json.loads((folder / SUMMARY).read_text())["defences"]) == {*config.defences}
     assert (folder / "figure.png").read_bytes().startswith(b"\x89PNG\r\n\x1a\n")
+
+
+def test_a_hung_host_does_not_keep_the_command_from_ending(tmp_path: Path) -> None:
+    (tmp_path / "hang.py").write_text(
+        "import time\nfrom attacks import DataAttack\n\n"
+        "class Hang(DataAttack):\n"
+        "    def __call__(self, inputs, targets, generator):\n"
+        "        time.sleep(3600)\n"
+    )
+    attack = f"{tmp_path / 'hang.py'}:Hang"
+    config = tiny(attack=attack, byzantine=1, f=1, rounds=3, deadline=2.0)
+    process = start("run", *options(config), "--out", str(tmp_path / "runs"))
+    out, err = process.communicate(timeout=120)
+    assert (process.returncode, err) == (0, "")
+    assert (only_folder(tmp_path / "runs") / SUMMARY).exists()
+    assert "missing" in out
+
+
+def test_a_traceback_is_shown_to_who_asks_for_it(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv(DEBUG, "1")
+    assert call("run", "--attack", "SignFlp") == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0] == "Traceback (most recent call last):"
+    assert lines[-1].startswith("robust-agg: error: attack: 'SignFlp': unknown name")
+
+
+def test_list_shows_every_name_with_its_parameters(capsys: pytest.CaptureFixture[str]) -> None:
+    assert call("list") == 0
+    shown = capsys.readouterr().out
+    for text in (
+        *("GeometricMedian(tolerance=1e-10", "Krum(f)", "Bucketing(s)", "VClip(tau=None"),
+        *("LabelFlip(num_classes, mapping=None)", "Dirichlet(alpha", "SmallCNN(channels=(16, 32))"),
+    ):
+        assert text in shown
+    assert "Chain" not in shown
+    assert ":math:" not in shown
 
 
 def test_help_names_the_options(capsys: pytest.CaptureFixture[str]) -> None:
@@ -345,7 +387,7 @@ def test_help_names_the_options(capsys: pytest.CaptureFixture[str]) -> None:
 def test_a_run_stopped_by_ctrl_c_and_then_killed_ends_as_if_undisturbed(
     undisturbed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    honest, attacked = (cell.folder for cell in runs.trainings(tiny(**LONG)))
+    honest, attacked = (cell.folder for cell in reopen(undisturbed).trainings)
     code, shown = at_a_terminal(
         ["run", *options(tiny(**LONG)), "--out", str(tmp_path)],
         press=lambda: any(rounds_done(folder, honest) > 25 for folder in tmp_path.iterdir()),
@@ -358,7 +400,7 @@ def test_a_run_stopped_by_ctrl_c_and_then_killed_ends_as_if_undisturbed(
     assert re.search(r"no attack +[━╸╺ ]+ +\d+/120", shown), "the bar of one training"
     assert "round 40/" not in shown
     assert (folder / honest / CHECKPOINT).exists()
-    assert not (folder / honest / runs.DONE).exists()
+    assert not (folder / honest / DONE).exists()
 
     # Killed between two checkpoints.
     process = start("resume", str(folder))
@@ -368,9 +410,21 @@ def test_a_run_stopped_by_ctrl_c_and_then_killed_ends_as_if_undisturbed(
     process.kill()
     _, err = process.communicate()
     assert (process.returncode, err) == (-signal.SIGKILL, "")
-    assert (folder / honest / runs.DONE).exists()
-    assert not (folder / attacked / runs.DONE).exists()
-    assert not (folder / runs.SUMMARY).exists()
+    assert (folder / honest / DONE).exists()
+    assert not (folder / attacked / DONE).exists()
+    assert not (folder / SUMMARY).exists()
+
+    # Told to end, as cluster schedulers do.
+    before = rounds_done(folder, attacked)
+    process = start("resume", str(folder))
+    while rounds_done(folder, attacked) < before + 5:
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.002)
+    process.terminate()
+    out, err = process.communicate()
+    assert (process.returncode, err) == (128 + signal.SIGTERM, "")
+    assert out.endswith(f"interrupted; continue with: robust-agg resume {folder}\n")
+    assert (folder / attacked / CHECKPOINT).exists()
 
     assert call("resume", str(folder)) == 0
     assert outcome(folder) == outcome(undisturbed)

@@ -1,0 +1,154 @@
+"""From a configuration to the objects it stands for: model, server, hosts, adversary."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from attacks import Adversary, Attack, DataAttack, byzantine_ids
+from experiments import specs
+from experiments.config import ConfigError, RunConfig
+from experiments.data import Dataset
+from experiments.simulation import Aggregating
+from robust_agg import Aggregator, Estimator, Ledger, Server
+from robust_agg.seeding import derive, generator
+from workers.host import HostSpec, LocalSGD
+from workers.inline import InlineHosts
+from workers.ray_hosts import RayHosts
+from workers.ray_server import RayServer
+from workers.transport import Transport
+from workers.worker import LogicalWorker, Shard
+
+
+@dataclass(frozen=True)
+class ModelFactory:
+    """Builds the run's model, with the same initial parameters wherever it is called."""
+
+    model: str
+    seed: int
+    input_shape: tuple[int, ...]
+    num_classes: int
+
+    @classmethod
+    def of(cls, config: RunConfig, data: Dataset) -> ModelFactory:
+        return cls(config.model, config.seed, data.input_shape, data.num_classes)
+
+    def __call__(self) -> nn.Module:
+        """The model.
+
+        Raises:
+            ConfigError: a size is too large for torch or for the memory.
+        """
+        spec = specs.parse_model(self.model)
+        try:
+            return spec.build(self.input_shape, self.num_classes, generator(self.seed, "model"))
+        except (RuntimeError, TypeError) as error:
+            raise ConfigError(f"model: {self.model} cannot be built: {error}") from error
+
+
+@dataclass(frozen=True)
+class ServerFactory:
+    """Builds the server of one training, in this process or in an actor."""
+
+    model: ModelFactory
+    rule: Aggregator | Estimator
+    f: int
+    lr: float
+    quorum: int
+    device: str | None
+    ledger: Ledger | None = None
+
+    def __call__(self) -> Server:
+        network = self.model()
+        return Server(
+            network,
+            torch.optim.SGD(network.parameters(), lr=self.lr),
+            self.rule,
+            f=self.f,
+            seed=derive(self.model.seed, "server"),
+            device=self.device,
+            ledger=self.ledger,
+            quorum=self.quorum,
+        )
+
+
+@contextmanager
+def server(
+    config: RunConfig, defence: str, model: ModelFactory, ledger: Ledger
+) -> Iterator[Aggregating]:
+    """The server of one training; its ledger is this process' file wherever it lives."""
+    on_driver = config.server == "driver"
+    build = ServerFactory(
+        model=model,
+        rule=config.defence(defence),
+        f=config.f,
+        lr=config.lr,
+        quorum=config.quorum,
+        device=None if config.device == "auto" else config.device,
+        ledger=ledger if on_driver else None,
+    )
+    if on_driver:
+        yield build()
+        return
+    gpus = 1.0 if config.device.startswith("cuda") else 0.0
+    remote = RayServer(build, ledger=ledger, num_gpus=gpus)
+    try:
+        yield remote
+    finally:
+        remote.close()
+
+
+def transport(config: RunConfig, data: Dataset, *, attacked: bool) -> Transport:
+    """The workers on their data; bad data where the attack is one on data."""
+    attack = config.attack_on(num_classes=data.num_classes)
+    bad = byzantine(config) if attacked and isinstance(attack, DataAttack) else frozenset[int]()
+    shards = specs.parse_partition(config.partition)(
+        data.train.targets, config.workers, generator(config.seed, "partition")
+    )
+    logical = tuple(
+        LogicalWorker(
+            id=i,
+            shard=Shard(data.train.inputs[chosen], data.train.targets[chosen]),
+            data_attack=attack if i in bad and isinstance(attack, DataAttack) else None,
+        )
+        for i, chosen in enumerate(shards)
+    )
+    spec = HostSpec(
+        workers=logical,
+        model=ModelFactory.of(config, data),
+        loss=nn.functional.cross_entropy,
+        seed=derive(config.seed, "workers"),
+        batch_size=config.batch_size,
+        local=None
+        if config.local_steps == 1
+        else LocalSGD(steps=config.local_steps, lr=config.local_lr),
+        estimator=config.worker_estimator(),
+        device="cuda" if config.num_gpus > 0 else "cpu",
+        threads=config.threads,
+    )
+    hosts = spec.split(config.hosts)
+    if config.transport == "inline":
+        return InlineHosts(hosts, deadline=config.deadline, quorum=config.quorum)
+    return RayHosts(
+        hosts,
+        deadline=config.deadline,
+        quorum=config.quorum,
+        num_gpus=config.num_gpus,
+        by_value=specs.own_modules(attack),
+    )
+
+
+def adversary(config: RunConfig, data: Dataset) -> Adversary | None:
+    """Who replaces rows; None where nobody is Byzantine, or the attack is one on data."""
+    attack = config.attack_on(num_classes=data.num_classes)
+    bad = byzantine(config)
+    return Adversary(attack=attack, byzantine=bad) if isinstance(attack, Attack) and bad else None
+
+
+def byzantine(config: RunConfig) -> frozenset[int]:
+    """The ids of the Byzantine workers."""
+    return byzantine_ids(config.workers, config.byzantine)
