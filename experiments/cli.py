@@ -170,7 +170,3 @@ def _one_line(error: BaseException) -> str:
 
 
 _LONGEST_LINE = 800
-
-
-if __name__ == "__main__":
-    main()

@@ -11,6 +11,7 @@ import math
 import os
 import secrets
 import shutil
+import signal
 import tempfile
 import threading
 from collections.abc import Iterable
@@ -70,11 +71,15 @@ def connect(*, cpus: float, address: str | None = None, **options: Any) -> None:
                     "_temp_dir": _folder,
                     **options,
                 }
+            handler = signal.getsignal(signal.SIGTERM)
             try:
                 ray.init(log_to_driver=False, logging_level=logging.ERROR, **settings)
             except BaseException:
                 _remove_folder()
                 raise
+            if callable(handler) and threading.current_thread() is threading.main_thread():
+                # Ray puts its own in the place of a caller's who wants to end in order.
+                signal.signal(signal.SIGTERM, handler)
             _ours = True
         _users += 1
 

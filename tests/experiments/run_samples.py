@@ -85,7 +85,7 @@ def options(config: RunConfig) -> list[str]:
 def start(*arguments: str, **settings: Any) -> subprocess.Popen[str]:
     """The command line in a process of its own, with as many threads as here."""
     return subprocess.Popen(
-        [sys.executable, "-m", "experiments.cli", *arguments],
+        [sys.executable, "-m", "experiments", *arguments],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

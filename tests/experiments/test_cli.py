@@ -9,6 +9,7 @@ import pty
 import re
 import select
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -360,6 +361,21 @@ def test_a_traceback_is_shown_to_who_asks_for_it(
     assert lines[-1].startswith("robust-agg: error: attack: 'SignFlp': unknown name")
 
 
+def test_without_the_extra_the_command_says_how_to_get_it() -> None:
+    program = (
+        "import sys; sys.modules['rich.console'] = None; "
+        "from experiments.__main__ import main; main()"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == (
+        "robust-agg: error: the command line needs rich.console: "
+        "pip install 'robust-agg[experiments]'\n"
+    )
+
+
 def test_list_shows_every_name_with_its_parameters(capsys: pytest.CaptureFixture[str]) -> None:
     assert call("list") == 0
     shown = capsys.readouterr().out
@@ -441,7 +457,7 @@ def at_a_terminal(arguments: list[str], *, press: Callable[[], bool]) -> tuple[i
     """Exit code and shown text of a command at a terminal where Ctrl-C is pressed, once."""
     pid, terminal = pty.fork()
     if pid == 0:
-        command = [sys.executable, "-m", "experiments.cli", *arguments]
+        command = [sys.executable, "-m", "experiments", *arguments]
         os.execve(sys.executable, command, {**environment(), "TERM": "xterm"})
     shown = b""
     pressed = False

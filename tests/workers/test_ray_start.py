@@ -9,6 +9,7 @@ from pathlib import Path
 
 SCRIPT = """
 import os
+import signal
 import torch
 from torch import nn
 from torch.nn.functional import mse_loss
@@ -18,8 +19,13 @@ shard = Shard(torch.ones(4, 3), torch.ones(4, 2))
 spec = HostSpec(
     workers=(LogicalWorker(0, shard),), model=lambda: nn.Linear(3, 2), loss=mse_loss, seed=0
 )
+def handler(*_):
+    pass
+
+signal.signal(signal.SIGTERM, handler)
 with RayHosts([spec]) as transport:
     collection = transport.collect(0, torch.zeros(8))
+assert signal.getsignal(signal.SIGTERM) is handler
 import ray
 print(collection.refused, collection.updates[0].row.tolist())
 print(os.environ.get("RAY_AUTH_MODE"), "RAY_AUTH_TOKEN" in os.environ, ray.is_initialized())
