@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -13,6 +14,10 @@ from robust_agg.online.coordinate import median_of_positive
 from robust_agg.online.divergence import Divergence, Method
 from robust_agg.online.radial import L2
 from robust_agg.solvers import SolverReport
+from robust_agg.span import too_far
+
+_SMALL = 2048
+# Coordinates a block, on average, below which all blocks are worked through at once.
 
 
 @dataclass(frozen=True)
@@ -30,9 +35,17 @@ class BlockL2(Divergence):
     _block: L2 = field(default=L2(), init=False, repr=False)
 
     def __post_init__(self) -> None:
+        check_instance("BlockL2", "sizes", self.sizes, Iterable)
         object.__setattr__(self, "sizes", tuple(self.sizes))
+        if not self.sizes:
+            raise ValueError("BlockL2: sizes must be of one block or more, found ()")
         for size in self.sizes:
             check_count("BlockL2", "every size", size, minimum=1)
+
+    @cached_property
+    def _block_of(self) -> Tensor:
+        """``(d,)``: the block of every coordinate."""
+        return torch.repeat_interleave(torch.tensor(self.sizes, dtype=torch.int64))
 
     @property
     def invariances(self) -> frozenset[Invariance]:
@@ -53,8 +66,21 @@ class BlockL2(Divergence):
     def averaged(
         self, rows: Tensor, m: Tensor, tau: float, method: Method, gaps: Tensor | None = None
     ) -> tuple[Tensor, Tensor | None]:
-        parts = [self._block.averaged(g, part, tau, method)[0] for g, part in self._blocks(rows, m)]
-        return torch.cat(parts), None
+        if m.shape[0] >= _SMALL * len(self.sizes):
+            blocks = self._blocks(rows, m)
+            return torch.cat([self._block.averaged(*b, tau, method)[0] for b in blocks]), None
+        # Many small blocks: a kernel call for each would cost more than its numbers.
+        self._check(m)
+        place = self._block_of.to(m.device)
+        gap = rows.to(m.dtype) - m
+        lengths = torch.tensor(self.sizes, device=m.device)
+        # Not index_add, whose order of summation on CUDA changes from call to call.
+        r = torch.segment_reduce(gap.double().square().T, "sum", lengths=lengths).sqrt_().T
+        measured = r <= too_far(m.dtype)
+        factors = self._block.factors(torch.where(measured, r, 1.0), tau, method)
+        weights = torch.where(measured, factors, 0.0).to(m.dtype)[:, place]
+        moves = torch.where(weights > 0, gap * weights, 0.0)  # 0 times NaN would be NaN
+        return m + moves.mean(dim=0), None
 
     def batch(
         self, rows: Tensor, m: Tensor, tau: float
@@ -65,9 +91,12 @@ class BlockL2(Divergence):
         return torch.cat([y for y, _, _ in parts]), None, worst
 
     def _blocks(self, rows: Tensor, m: Tensor) -> list[tuple[Tensor, Tensor]]:
+        self._check(m)
+        sizes = list(self.sizes)
+        return list(zip(torch.split(rows, sizes, dim=1), torch.split(m, sizes), strict=True))
+
+    def _check(self, m: Tensor) -> None:
         if sum(self.sizes) != m.shape[0]:
             raise ValueError(
                 f"BlockL2: sizes must sum to d={m.shape[0]}, found a sum of {sum(self.sizes)}"
             )
-        sizes = list(self.sizes)
-        return list(zip(torch.split(rows, sizes, dim=1), torch.split(m, sizes), strict=True))
