@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from robust_agg.errors import as_integer
 from robust_agg.messages import Schema, Update
 
 
@@ -31,6 +32,9 @@ class Rejection:
     sender: int
     reason: str
     keeps_place: bool = False
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "sender", as_integer("Rejection", "sender", self.sender))
 
 
 @dataclass(frozen=True)

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from robust_agg import kernels
-from robust_agg.aggregator import Aggregator, Explanation, Invariance, Weighted, explained
-from robust_agg.errors import check_rejected
+from robust_agg.aggregator import (
+    Aggregator,
+    Coordinatewise,
+    Explanation,
+    Invariance,
+    Weighted,
+    explained,
+)
+from robust_agg.errors import check_instance, check_rejected, shown
 from robust_agg.mixings.mixing import Mixing
 from robust_agg.span import Geometry, measure
 
@@ -40,11 +47,22 @@ class Chain(Aggregator):
     """Mixings, left to right, and the rule that follows; made by :func:`chain`.
 
     With a weighted rule everything happens in weight space. Any other rule needs the mixed rows
-    themselves, which are then formed once, in at least float32.
+    themselves, which are then formed once, in at least float32; for a coordinate-wise rule a block
+    of columns at a time.
     """
 
     mixings: Sequence[Mixing]
     rule: Aggregator
+
+    def __post_init__(self) -> None:
+        given: object = self.mixings
+        if not isinstance(given, Iterable):
+            raise ValueError(f"Chain: mixings must be a sequence, found {shown(given)}")
+        stages = tuple(given)
+        for mixing in stages:
+            check_instance("Chain", "every one of mixings", mixing, Mixing)
+        check_instance("Chain", "rule", self.rule, Aggregator)
+        object.__setattr__(self, "mixings", stages)
 
     @property
     def name(self) -> str:
@@ -83,6 +101,8 @@ class Chain(Aggregator):
         geometry = original
         for mixing in self.mixings:
             _check(mixing.name, mixing, geometry)
+            if mixing.loses_digits(geometry):
+                geometry = geometry.about_origin(rows, original.accepted)
             geometry = geometry.mixed(*mixing.mix(geometry, generator))
         _check(self.rule.name, self.rule, geometry)
         if isinstance(self.rule, Weighted):
@@ -96,7 +116,10 @@ class Chain(Aggregator):
                 rejected=~original.accepted,
                 solver=solver,
             )
-        inner = self.rule._explain(_mixed_rows(rows, geometry), generator, distances=False)
+        if isinstance(self.rule, Coordinatewise):
+            inner = _block_by_block(self.rule, rows, geometry)
+        else:
+            inner = self.rule._explain(_mixed_rows(rows, geometry), generator, distances=False)
         return explained(
             inner.output.to(rows.dtype),
             rows,
@@ -111,12 +134,21 @@ def _check(name: str, stage: Mixing | Aggregator, geometry: Geometry) -> None:
     check_rejected(name, geometry.rejected_count, stage.max_rejected(len(geometry)), len(geometry))
 
 
+_BLOCK_NUMBERS = 1 << 22
+# Mixed numbers that exist at a time, 16 MiB of float32: memory that is used again for each block.
+# That of all mixed rows would be fetched from the system anew, which takes longer than the mixing.
+
+
+def _block_by_block(rule: Coordinatewise, rows: Tensor, geometry: Geometry) -> Explanation:
+    d = rows.shape[1]
+    width = max(1, _BLOCK_NUMBERS // len(geometry))
+    blocks = (rows[:, start : start + width] for start in range(0, d, width))
+    parts = [rule._explain(_mixed_rows(b, geometry), None, distances=False).output for b in blocks]
+    return Explanation(torch.cat(parts), torch.empty(0, dtype=torch.float64))
+
+
 def _mixed_rows(rows: Tensor, geometry: Geometry) -> Tensor:
     """``(m, d)`` mixed rows in at least float32; a rejected one is a row of NaN."""
-    work = torch.promote_types(rows.dtype, torch.float32)
-    read = geometry.coefficients.any(dim=0)
-    coefficients = geometry.coefficients[:, read].to(rows.device, work)
-    kept = rows if bool(read.all()) else rows[read.to(rows.device)]
-    mixed = coefficients @ kept.to(work)
+    mixed = kernels.mix(rows, geometry.coefficients)
     mixed[~geometry.accepted.to(rows.device)] = torch.nan
     return mixed

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import operator
 from numbers import Integral, Real
+from typing import SupportsIndex
 
 from torch import Tensor
 
@@ -23,21 +25,79 @@ def check_rows(who: str, rows: Tensor) -> None:
         raise ValueError(
             f"{who}: rows must have shape (n, d) with n, d >= 1, found {tuple(rows.shape)}"
         )
-    if not rows.is_floating_point():
-        raise ValueError(f"{who}: rows must have a floating dtype, found {rows.dtype}")
+    if not rows.is_floating_point() or rows.dtype.itemsize < 2:
+        raise ValueError(
+            f"{who}: rows must have a floating dtype of 16 bits or more, found {rows.dtype}"
+        )
 
 
 def check_count(who: str, name: str, value: object, *, minimum: int) -> None:
     """Raise ``ValueError`` unless ``value`` is an int >= ``minimum`` (bool is no int here)."""
     if isinstance(value, bool) or not isinstance(value, Integral) or int(value) < minimum:
-        raise ValueError(f"{who}: {name} must be an integer >= {minimum}, found {value!r}")
+        raise ValueError(f"{who}: {name} must be an integer >= {minimum}, found {shown(value)}")
 
 
 def check_positive(who: str, name: str, value: object) -> None:
     """Raise ``ValueError`` unless ``value`` is a positive finite number."""
-    number = isinstance(value, Real) and not isinstance(value, bool)
-    if not number or not 0 < float(value) < float("inf"):  # type: ignore[arg-type]  # a Real
-        raise ValueError(f"{who}: {name} must be a positive finite number, found {value!r}")
+    if not 0 < _number(value) < float("inf"):
+        raise ValueError(f"{who}: {name} must be a positive finite number, found {shown(value)}")
+
+
+def check_share(who: str, name: str, value: object, *, zero: bool = False) -> None:
+    """Raise ``ValueError`` unless ``value`` is a number in (0, 1), or 0 where ``zero`` says so."""
+    number = _number(value)
+    if not (0 < number < 1 or (zero and number == 0)):
+        interval = "[0, 1)" if zero else "(0, 1)"
+        raise ValueError(f"{who}: {name} must be in {interval}, found {shown(value)}")
+
+
+def check_choice(who: str, name: str, value: object, choices: tuple[str, ...]) -> None:
+    """Raise ``ValueError`` unless ``value`` is one of two or more strings."""
+    if not isinstance(value, str) or value not in choices:
+        words = [repr(choice) for choice in choices]
+        listed = f"{', '.join(words[:-1])} or {words[-1]}"
+        raise ValueError(f"{who}: {name} must be {listed}, found {shown(value)}")
+
+
+def check_instance(who: str, name: str, value: object, kind: type) -> None:
+    """Raise ``ValueError`` unless ``value`` is an instance of ``kind``, not the class itself."""
+    if not isinstance(value, kind):
+        raise ValueError(
+            f"{who}: {name} must be an instance of {kind.__name__}, found {shown(value)}"
+        )
+
+
+def as_integer(who: str, name: str, value: object) -> int:
+    """``value`` as an ``int``, if it is any kind of integer: numpy's and torch's are none to JSON.
+
+    Raises:
+        ValueError: it is none, or a bool.
+    """
+    if isinstance(value, SupportsIndex) and not isinstance(value, bool):
+        try:
+            return operator.index(value)
+        except TypeError:  # a tensor that holds no integer
+            pass
+    raise ValueError(f"{who}: {name} must be an integer, found {shown(value)}")
+
+
+def shown(value: object) -> str:
+    """The ``repr`` of a value on one line of a message, cut short where it is long."""
+    text = " ".join(repr(value).split())
+    return text if len(text) <= _LONGEST else text[:_LONGEST] + "…"
+
+
+_LONGEST = 200
+
+
+def _number(value: object) -> float:
+    """A number's value, and NaN for what is none; bool is no number here."""
+    if isinstance(value, bool) or not isinstance(value, Real):
+        return float("nan")
+    try:
+        return float(value)
+    except OverflowError:
+        return float("inf")
 
 
 def check_honest_majority(who: str, n: int, f: int) -> None:

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from robust_agg.errors import as_integer
+
 _MAGIC = b"RAGG"
 _VERSION = 1
 # magic, version, dtype code, padding, sender, round, number of elements
@@ -43,11 +45,18 @@ class Update:
         sender: the worker's id, as the transport knows it.
         round: the round the worker computed it for.
         row: a ``(d,)`` floating tensor (a gradient, a momentum or a model difference).
+
+    Raises:
+        ValueError: sender or round is no integer; one of numpy or torch is kept as an ``int``.
     """
 
     sender: int
     round: int
     row: Tensor
+
+    def __post_init__(self) -> None:
+        for name in ("sender", "round"):
+            object.__setattr__(self, name, as_integer("Update", name, getattr(self, name)))
 
 
 @dataclass(frozen=True, kw_only=True)

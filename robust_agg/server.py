@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from functools import reduce
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -14,21 +14,24 @@ from torch import Tensor, nn
 from robust_agg import kernels
 from robust_agg.admission import Admitted, Rejection, admit
 from robust_agg.aggregator import Aggregator, Explanation
-from robust_agg.chain import Chain
+from robust_agg.declared import check_declared
 from robust_agg.errors import (
     ConstraintError,
     TooManyRejectedError,
+    as_integer,
+    check_choice,
     check_count,
-    check_honest_majority,
     check_rejected,
 )
 from robust_agg.ledger import Ledger, Record, finite_or_none
 from robust_agg.messages import Schema, Update
 from robust_agg.online.estimator import Estimator
-from robust_agg.online.tau import Adaptive
 from robust_agg.seeding import generator
 from robust_agg.span import too_far
+from robust_agg.specification import specification
 from robust_agg.types import State
+
+_SPECIFICATION = "rule specification"
 
 OnFailure = Literal["skip", "raise"]
 
@@ -66,17 +69,15 @@ class Server:
         on_failure: OnFailure = "skip",
         quorum: int = 1,
     ) -> None:
-        check_count("Server", "f", f, minimum=0)
+        check_declared(rule, f=f)
         check_count("Server", "quorum", quorum, minimum=1)
-        if on_failure not in ("skip", "raise"):
-            raise ValueError(f"Server: on_failure must be 'skip' or 'raise', found {on_failure!r}")
-        _check_rule(rule, f)
+        check_choice("Server", "on_failure", on_failure, get_args(OnFailure))
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self.model = model.to(self.device)
         self.optimizer = optimizer
         self.rule = rule
         self.f = f
-        self.seed = seed
+        self.seed = as_integer("Server", "seed", seed)
         self.ledger = ledger
         self.on_failure = on_failure
         self.quorum = quorum
@@ -109,7 +110,7 @@ class Server:
             round=self.round,
             dim=sum(p.numel() for p in self._weights),
             dtype=self._dtype,
-            senders=frozenset(senders),
+            senders=frozenset(as_integer("Server", "every sender", s) for s in senders),
         )
 
     @property
@@ -146,8 +147,7 @@ class Server:
         if senders is None:
             known = {r.sender for r in refused if r.keeps_place and r.sender >= 0}
             senders = {u.sender for u in updates} | known
-        asked = set(senders)
-        admitted = admit(updates, self.schema(asked), device=self.device, refused=refused)
+        admitted = admit(updates, self.schema(senders), device=self.device, refused=refused)
         seconds = {"admit": time.perf_counter() - begun}
         try:
             record = self._trusted(admitted, seconds)
@@ -177,15 +177,9 @@ class Server:
     def _trusted(self, admitted: Admitted, seconds: dict[str, float]) -> Record:
         begun = time.perf_counter()
         rows, n = admitted.rows, len(admitted.senders)
-        check_honest_majority("Server", n, self.f)
+        check_declared(self.rule, f=self.f, n=n)
         if n < self.quorum:
             raise ConstraintError(f"Server: quorum is {self.quorum} rows, found n={n}")
-        adaptive = getattr(self.rule, "adaptive", None)
-        if isinstance(adaptive, Adaptive) and n > 1 and adaptive.quantile > (n - self.f) / n:
-            raise ConstraintError(
-                f"Server: the rule's quantile must be at most (n - f)/n, "
-                f"found {adaptive.quantile} with n={n}, f={self.f}"
-            )
         draw = generator(self.seed, "aggregate", self.round)
         why, state = self._explain(rows, admitted.senders, draw, distances=True)
         unmeasured = (~why.distances.isfinite()).nonzero().flatten().tolist()
@@ -245,29 +239,38 @@ class Server:
         """
         return {
             "round": self.round,
-            "seed": self.seed,
-            "rule": self.rule.name,
-            "optimizer kind": type(self.optimizer).__name__,
+            **self._identity(),
             "model": dict(self.model.state_dict()),
             "optimizer": self.optimizer.state_dict(),
             "estimator": dict(self._state),
+        }
+
+    def _identity(self) -> dict[str, Any]:
+        """What a checkpoint and the server that continues it must have in common."""
+        return {
+            "seed": self.seed,
+            "rule": self.rule.name,
+            _SPECIFICATION: specification(self.rule),
+            "optimizer kind": type(self.optimizer).__name__,
         }
 
     def load_state_dict(self, tree: dict[str, Any]) -> None:
         """Continue where :meth:`state_dict` was taken; nothing is changed where that is not here.
 
         Raises:
-            ValueError: the seed differs, or the checkpoint is of another rule or model.
+            ValueError: the seed differs, or the checkpoint is of another rule or model, or of the
+                same rule with other parameters.
         """
-        kind = type(self.optimizer).__name__
-        for name, own in (("seed", self.seed), ("rule", self.rule.name), ("optimizer kind", kind)):
-            if tree.get(name) != own:
+        for name, own in self._identity().items():
+            # A checkpoint without a specification is an older one, of any parameters.
+            if tree.get(name, own if name == _SPECIFICATION else None) != own:
                 raise ValueError(
                     f"Server: {name} must be the checkpoint's {tree.get(name)!r}, found {own!r}"
                 )
         for name in ("round", "model", "optimizer", "estimator"):
             if name not in tree:
                 raise ValueError(f"Server: a checkpoint must have {name!r}, found {sorted(tree)}")
+        number = as_integer("Server", "round", tree["round"])
         _check_alike("estimator's state", self._state, tree["estimator"])
         _check_alike("model", self.model.state_dict(), tree["model"])
         # The optimizer first: it looks at its groups before it changes, and the model has passed.
@@ -277,7 +280,7 @@ class Server:
             name: value.to(self._state[name].device) for name, value in tree["estimator"].items()
         }
         self._estimate = None
-        self.round = tree["round"]
+        self.round = number
 
 
 def _unmeasured(admitted: Admitted, places: Iterable[int]) -> tuple[Rejection, ...]:
@@ -288,16 +291,6 @@ def _unmeasured(admitted: Admitted, places: Iterable[int]) -> tuple[Rejection, .
         for i in places
         if admitted.senders[i] not in malformed
     )
-
-
-def _check_rule(rule: Aggregator | Estimator, f: int) -> None:
-    """Raise unless the parts of the rule that know an f withstand the server's."""
-    parts = [*rule.mixings, rule.rule] if isinstance(rule, Chain) else [rule]
-    for part in parts:
-        own = getattr(part, "f", None)
-        if isinstance(own, int) and own < f:
-            found = f"{type(part).__name__}(f={own})"
-            raise ValueError(f"Server: rule must withstand f={f}, found {found}")
 
 
 def _check_alike(what: str, own: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> None:

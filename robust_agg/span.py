@@ -8,7 +8,7 @@ robust centre keep distances accurate: from an uncentred float32 Gram they can c
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
@@ -31,6 +31,7 @@ class Geometry:
         centre_norm: ‖c‖².
         centre_products: ``(n,)``, <c, x_j - c>.
         deviations: ``(n, n)`` Gram matrix of the x_j - c, zero for rejected rows.
+        precision: largest error of an inner product, relative to the product of the norms.
     """
 
     mixing: Tensor | None
@@ -38,6 +39,7 @@ class Geometry:
     centre_norm: Tensor
     centre_products: Tensor
     deviations: Tensor
+    precision: float
 
     def __len__(self) -> int:
         return len(self.accepted)
@@ -79,6 +81,13 @@ class Geometry:
         return torch.where(self.accepted, norms.clamp(min=0), torch.inf)
 
     @cached_property
+    def rounding(self) -> Tensor:
+        """``(m,)``: the largest error of ``squared_norms``, from terms that may cancel."""
+        lengths = self.deviations.diagonal().clamp(min=0).sqrt()
+        reach = self._mass.abs() * self.centre_norm.sqrt() + self.coefficients.abs() @ lengths
+        return self.precision * reach.square()
+
+    @cached_property
     def squared_distances(self) -> Tensor:
         """``(m, m)`` of ‖p_i - p_k‖²; 0 on the diagonal, Inf where either point is rejected."""
         spread = self._deviation_gram.diagonal()
@@ -112,7 +121,32 @@ class Geometry:
             centre_norm=self.centre_norm,
             centre_products=self.centre_products,
             deviations=self.deviations,
+            precision=self.precision,
         )
+
+    def about_origin(self, rows: Tensor, accepted: Tensor) -> Geometry:
+        """The same points measured anew, about the origin and in float64.
+
+        Norms are then as accurate as they can be. Distances between points have an error of 1e-16
+        of their squared norms, which is little beside the digits of float32 rows.
+
+        Args:
+            rows: ``(n, d)``, those that were measured.
+            accepted: ``(n,)`` bool, which of them are accepted.
+        """
+        gram = kernels.gram(rows)
+        return replace(
+            self,
+            centre_norm=torch.zeros_like(self.centre_norm),
+            centre_products=torch.zeros_like(self.centre_products),
+            deviations=torch.where(accepted[:, None] & accepted, gram, 0.0),
+            precision=_precision(torch.float64),
+        )
+
+
+def _precision(dtype: torch.dtype) -> float:
+    """What the kernels' tests hold them to, for products that are summed in ``dtype``."""
+    return 8 * float(torch.finfo(dtype).eps)
 
 
 def too_far(dtype: torch.dtype) -> float:
@@ -142,11 +176,13 @@ def measure(rows: Tensor, point: Tensor | None = None) -> tuple[Geometry, Tensor
     extra = None if point is None else point[None]
     centre, gram = kernels.centred_gram(rows, extra)
     spread = gram.diagonal()[1:]
+    precision = _precision(centre.dtype)
     if rows.dtype != torch.float64 and _lost_digits(gram[0, 0], spread):
         extra = None if extra is None else extra.double()
         centre64, gram = kernels.centred_gram(rows.double(), extra)
         centre = centre64.to(centre.dtype)
         spread = gram.diagonal()[1:]
+        precision = _precision(torch.float64)
     finite = spread <= too_far(torch.promote_types(rows.dtype, torch.float32)) ** 2
     keep = torch.cat([torch.ones(1, dtype=torch.bool), finite])
     gram = torch.where(keep[:, None] & keep[None, :], gram, 0.0)
@@ -156,6 +192,7 @@ def measure(rows: Tensor, point: Tensor | None = None) -> tuple[Geometry, Tensor
         centre_norm=gram[0, 0],
         centre_products=gram[0, 1:],
         deviations=gram[1:, 1:],
+        precision=precision,
     )
     return geometry, centre
 

@@ -1,7 +1,8 @@
-"""The four passes over memory that every rule is made of, dispatched to the fastest path.
+"""The passes over memory that every rule is made of, dispatched to the fastest path.
 
 `sorted_mean` is what coordinate-wise rules need; `centred_gram`, `row_distances` and `combine` are
-what weight-space rules need. None of them changes its input, and none is differentiable.
+what weight-space rules need, `gram` where the first has lost its digits, and `mix` what mixings
+before a coordinate-wise rule need. None of them changes its input, and none is differentiable.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from torch import Tensor
 
 from robust_agg.kernels import cpu, reference
 
-__all__ = ["centred_gram", "combine", "row_distances", "sorted_mean"]
+__all__ = ["centred_gram", "combine", "gram", "mix", "row_distances", "sorted_mean"]
 
 
 def sorted_mean(rows: Tensor, start: int, stop: int) -> Tensor:
@@ -58,6 +59,19 @@ def centred_gram(rows: Tensor, extra: Tensor | None = None) -> tuple[Tensor, Ten
     return reference.centred_gram(_values(rows), extra)
 
 
+def gram(rows: Tensor) -> Tensor:
+    """``<x_i, x_k>``, products and sums in float64: (n, n) float64 on the CPU, from rows (n, d).
+
+    About the origin, not a centre. A row that holds NaN or Inf makes only its own row and column
+    non-finite.
+
+    Raises:
+        ValueError: unless rows are a float matrix with n, d >= 1.
+    """
+    _check_rows("gram", rows)
+    return reference.gram(_values(rows))
+
+
 def row_distances(rows: Tensor, point: Tensor) -> Tensor:
     """``||x_i - point||_2`` of each row, float64 (n,) on the CPU; non-finite where not measurable.
 
@@ -96,6 +110,24 @@ def combine(
         base = _values(base)
     path = cpu.combine if _is_plain(rows) else reference.combine
     return path(_values(rows), weights.detach(), base, dtype=dtype)
+
+
+def mix(rows: Tensor, coefficients: Tensor) -> Tensor:
+    """``sum_j a_ij x_j`` for each row a_i of `coefficients` (m, n); (m, d) in at least float32.
+
+    A row of `rows` (n, d) that has coefficient 0 everywhere is never read: 0 times Inf would be
+    NaN. One that has another coefficient anywhere must be finite.
+
+    Raises:
+        ValueError: unless rows are a float matrix with n, d >= 1, and coefficients (m, n).
+    """
+    _check_rows("mix", rows)
+    if coefficients.ndim != 2 or coefficients.shape[1] != rows.shape[0]:
+        raise ValueError(
+            f"mix: coefficients must be (m, {rows.shape[0]}), found {tuple(coefficients.shape)}"
+        )
+    path = cpu.mix if _is_plain(rows) else reference.mix
+    return path(_values(rows), coefficients.detach())
 
 
 def _is_plain(rows: Tensor) -> bool:

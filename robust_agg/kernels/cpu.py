@@ -172,33 +172,50 @@ def combine(
     dtype: torch.dtype | None = None,
 ) -> Tensor:
     """`robust_agg.kernels.combine` of rows on the CPU."""
-    n, d = rows.shape
     lanes = _lanes(rows.dtype)
-    if lanes is None or n * d < SMALLEST_COMPILED:
+    if lanes is None or rows.numel() < SMALLEST_COMPILED:
         return reference.combine(rows, weights, base, dtype=dtype)
-    kernel = _combine(lanes)
+    out = _combinations(rows, weights[None], lanes, tile=1)[0]
+    fused = reference.add_base(out, weights, weights.to(out), base)
+    return fused.to(rows.dtype if dtype is None else dtype)
+
+
+def mix(rows: Tensor, coefficients: Tensor) -> Tensor:
+    """`robust_agg.kernels.mix` of rows on the CPU."""
+    lanes = _lanes(rows.dtype)
+    if lanes is None or rows.numel() < SMALLEST_COMPILED:
+        return reference.mix(rows, coefficients)
+    return _combinations(rows, coefficients, lanes, tile=programs.MIX_TILE)
+
+
+def _combinations(rows: Tensor, coefficients: Tensor, lanes: Lanes, *, tile: int) -> Tensor:
+    """``(m, d)``: the combination of the rows for each row of `coefficients` (m, n).
+
+    Rows are not read whose coefficients are 0, or are when rounded to the precision of the sums.
+    """
+    m, d = len(coefficients), rows.shape[1]
+    kernel = _combine(lanes, tile)
     unit = programs.COMBINE_VECTORS * lanes.width
-    out = _output(rows, unit)
-    coefficients = weights.to(out)
-    chosen = coefficients.nonzero().flatten()
-    coefficients = coefficients[chosen]
+    tiles = -(-m // tile)
+    out = _output(rows, unit, tiles * tile)
+    rounded = coefficients.to(out)
+    chosen = rounded.any(dim=0).nonzero().flatten()
+    tiled = out.new_zeros(tiles * tile, len(chosen))
+    tiled[:m] = rounded[:, chosen]
+    tiled = tiled.view(tiles, tile, -1).transpose(1, 2).contiguous()
 
     def task(lo: int, hi: int) -> None:
         block = _block(rows, lo, hi, unit)
         offsets = chosen * block.stride(0)
         kernel(
-            block.data_ptr(),
-            offsets.data_ptr(),
-            coefficients.data_ptr(),
-            len(chosen),
-            block.shape[1],
-            _address(out, lo),
+            *(block.data_ptr(), offsets.data_ptr()),
+            *(tiled.data_ptr(), len(chosen), block.shape[1]),
+            *(_address(out, lo), out.stride(0), tiles),
         )
 
     for _ in _run(task, rows, unit):
         pass
-    fused = reference.add_base(out[:d], weights, coefficients, base)
-    return fused.to(rows.dtype if dtype is None else dtype)
+    return out[:m, :d]
 
 
 def _lanes(dtype: torch.dtype) -> Lanes | None:
@@ -240,15 +257,15 @@ def _row_distances(lanes: Lanes, point: str) -> llvm.Kernel:
 
 
 @cache
-def _combine(lanes: Lanes) -> llvm.Kernel:
-    return llvm.compile_function(programs.combine(lanes))
+def _combine(lanes: Lanes, tile: int) -> llvm.Kernel:
+    return llvm.compile_function(programs.combine(lanes, tile))
 
 
-def _output(rows: Tensor, unit: int) -> Tensor:
+def _output(rows: Tensor, unit: int, *count: int) -> Tensor:
     """Room for a number a column, up to a multiple of `unit`; zeros beyond the columns."""
     d = rows.shape[1]
-    out = rows.new_empty(-(-d // unit) * unit, dtype=reference.compute_dtype(rows.dtype))
-    out[d:] = 0.0
+    out = rows.new_empty(*count, -(-d // unit) * unit, dtype=reference.compute_dtype(rows.dtype))
+    out[..., d:] = 0.0
     return out
 
 

@@ -159,11 +159,21 @@ def row_distances(lanes: Lanes, point: Lanes) -> Function:
 
 
 COMBINE_VECTORS = 4
-"""Vectors of columns that `combine` sums at a time, to have several sums in flight."""
+"""Vectors of columns that a single combination sums at a time, to have several sums in flight."""
+
+MIX_TILE = 4
+"""Combinations that are formed together, so that a number once loaded is used for each."""
+
+MIX_VECTORS = 2
+"""Vectors of columns they sum at a time: their sums fit in 16 registers."""
 
 
-def combine(lanes: Lanes) -> Function:
-    """``out[j] = sum_k weights[k] * rows[offsets[k] + j]``; `width` a multiple of 4 vectors."""
+def combine(lanes: Lanes, tile: int) -> Function:
+    """``out[k, j] = sum_i weights[k // tile, i, k % tile] * rows[offsets[i] + j]``.
+
+    For k < `tiles` · tile, i < `count` and j < `width`, a multiple of 4 vectors; the rows of `out`
+    lie `pitch` numbers apart.
+    """
     f = Function(
         "combine",
         {
@@ -173,22 +183,37 @@ def combine(lanes: Lanes) -> Function:
             "count": "i64",
             "width": "i64",
             "out": "ptr",
+            "pitch": "i64",
+            "tiles": "i64",
         },
     )
-    zeros = [(lanes.vector, "zeroinitializer")] * COMBINE_VECTORS
-    with f.loop("0", "%width", COMBINE_VECTORS * lanes.width) as columns:
-        places = [
-            f.let(f"add i64 {columns.index}, {k * lanes.width}") for k in range(COMBINE_VECTORS)
-        ]
+    vectors = COMBINE_VECTORS if tile == 1 else MIX_VECTORS
+    zeros = [(lanes.vector, "zeroinitializer")] * (tile * vectors)
+    with (
+        f.loop("0", "%width", vectors * lanes.width) as columns,
+        f.loop("0", "%tiles", 1) as tiles,
+    ):
+        places = [f.let(f"add i64 {columns.index}, {k * lanes.width}") for k in range(vectors)]
+        before = f.let(f"mul i64 {f.let(f'mul i64 {tiles.index}, %count')}, {tile}")
+        weights = element(f, lanes.number, "%weights", before)
         with f.loop("0", "%count", 1, zeros) as rows:
             offset = f.let(f"load i64, ptr {element(f, 'i64', '%offsets', rows.index)}")
             pointer = element(f, lanes.storage, "%rows", offset)
-            address = element(f, lanes.number, "%weights", rows.index)
-            weight = broadcast(f, lanes, f.let(f"load {lanes.number}, ptr {address}"))
-            rows.following = [
-                multiply_add(f, lanes, load(f, lanes, pointer, place), weight, total)
-                for place, total in zip(places, rows.carried, strict=True)
-            ]
-        for place, total in zip(places, rows.carried, strict=True):
-            store(f, lanes, "%out", place, total)
+            values = [load(f, lanes, pointer, place) for place in places]
+            first = element(f, lanes.number, weights, f.let(f"mul i64 {rows.index}, {tile}"))
+            for k in range(tile):
+                address = element(f, lanes.number, first, str(k))
+                weight = broadcast(f, lanes, f.let(f"load {lanes.number}, ptr {address}"))
+                totals = rows.carried[k * vectors : (k + 1) * vectors]
+                rows.following += [
+                    multiply_add(f, lanes, value, weight, total)
+                    for value, total in zip(values, totals, strict=True)
+                ]
+        row = f.let(f"mul i64 {tiles.index}, {tile}")
+        for k in range(tile):
+            start = f.let(f"mul i64 {f.let(f'add i64 {row}, {k}')}, %pitch")
+            target = element(f, lanes.number, "%out", start)
+            totals = rows.carried[k * vectors : (k + 1) * vectors]
+            for place, total in zip(places, totals, strict=True):
+                store(f, lanes, target, place, total)
     return f

@@ -114,8 +114,26 @@ def _gram(vectors: Tensor) -> Tensor:
     # In float64, because a setting of the user may have float32 products rounded to TF32 or
     # bfloat16, in which differences between close rows do not survive; then back, so that what is
     # too large to measure is so on every path.
-    wide = vectors if vectors.device.type == "mps" else vectors.double()
+    wide = vectors.to(_widest(vectors))
     return (wide @ wide.T).to(vectors.dtype).cpu().double()
+
+
+def gram(rows: Tensor) -> Tensor:
+    """``<x_i, x_k>`` of rows (n, d), about the origin: (n, n) float64 on the CPU.
+
+    Float64 throughout, but where the device has none. A row that holds NaN or Inf makes only its
+    own row and column non-finite.
+    """
+    n = rows.shape[0]
+    out = torch.zeros(n, n, dtype=torch.float64, device="cpu")
+    for part in chunks(rows, per_column=2 * n, smallest=max(64, n)):
+        block = rows[:, part].to(_widest(rows))
+        out += (block @ block.T).cpu().double()
+    return out
+
+
+def _widest(rows: Tensor) -> torch.dtype:
+    return torch.float32 if rows.device.type == "mps" else torch.float64
 
 
 def row_distances(rows: Tensor, point: Tensor) -> Tensor:
@@ -123,7 +141,7 @@ def row_distances(rows: Tensor, point: Tensor) -> Tensor:
 
     Float64 (n,) on the CPU; NaN or Inf for a row that holds them.
     """
-    dtype = torch.float32 if rows.device.type == "mps" else torch.float64
+    dtype = _widest(rows)
     squares = torch.zeros(rows.shape[0], dtype=torch.float64, device="cpu")
     for part in chunks(rows, per_column=2 * rows.shape[0]):
         deviations = rows[:, part].to(dtype) - point[part].to(dtype)
@@ -149,15 +167,37 @@ def combine(
     chosen = coefficients.nonzero().flatten()
     coefficients = coefficients[chosen].to(rows.device)
     everything = len(chosen) == rows.shape[0]
-    if everything and rows.dtype == work:
+    # On the CPU a setting of the user may have float32 products rounded to bfloat16, those with a
+    # vector included.
+    wide = torch.float64 if rows.device.type == "cpu" else work
+    if everything and rows.dtype == wide:
         out = torch.mv(rows.T, coefficients)
     else:
         chosen = chosen.to(rows.device)
+        factors = coefficients.to(wide)
         out = torch.zeros(rows.shape[1], dtype=work, device=rows.device)
         for part in chunks(rows, per_column=max(1, 2 * len(chosen))):
             block = rows[:, part] if everything else rows[:, part].index_select(0, chosen)
-            torch.mv(block.to(work).T, coefficients, out=out[part])
+            out[part] = torch.mv(block.to(wide).T, factors)
     return add_base(out, weights, coefficients, base).to(rows.dtype if dtype is None else dtype)
+
+
+def mix(rows: Tensor, coefficients: Tensor) -> Tensor:
+    """``sum_j a_ij x_j`` of rows (n, d) for each row a_i of `coefficients` (m, n) float64.
+
+    The result is (m, d) in float32 (float64 for float64 rows). A row that has coefficient 0
+    everywhere is never read.
+    """
+    m, n = coefficients.shape
+    read = coefficients.any(dim=0).nonzero().flatten()
+    # In float64 for the same reason as a Gram matrix: the rule that follows compares mixed rows.
+    wide = coefficients[:, read].to(rows.device, _widest(rows))
+    chosen = None if len(read) == n else read.to(rows.device)
+    out = rows.new_empty(m, rows.shape[1], dtype=compute_dtype(rows.dtype))
+    for part in chunks(rows, per_column=2 * (m + n)):
+        block = rows[:, part] if chosen is None else rows[:, part].index_select(0, chosen)
+        out[:, part] = wide @ block.to(wide.dtype)
+    return out
 
 
 def add_base(out: Tensor, weights: Tensor, coefficients: Tensor, base: Tensor | None) -> Tensor:

@@ -11,6 +11,9 @@ from robust_agg.errors import check_positive
 from robust_agg.mixings.mixing import Mixed, Mixing
 from robust_agg.span import Geometry
 
+_ACCURACY = 1e-5
+"""Relative error of a norm, twice which is that of its square, up to which it is clipped by."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Clip(Mixing):
@@ -35,8 +38,14 @@ class Clip(Mixing):
     def max_rejected(self, n: int) -> int:
         return n - 1
 
+    def loses_digits(self, geometry: Geometry) -> bool:
+        # Of shorter points only what is left of others beside them matters, which is C long.
+        relevant = geometry.squared_norms.sqrt().clamp(min=float(self.threshold)).square()
+        doubtful = geometry.rounding > 2 * _ACCURACY * relevant
+        return bool((doubtful & geometry.accepted).any())
+
     def mix(self, geometry: Geometry, generator: torch.Generator | None) -> Mixed:
-        norms = geometry.squared_norms.sqrt()
-        factors = torch.where(norms > self.threshold, self.threshold / norms, 1.0)
+        norms, limit = geometry.squared_norms.sqrt(), float(self.threshold)
+        factors = torch.where(norms > limit, limit / norms, 1.0)
         factors = torch.where(geometry.accepted, factors, 0.0)
         return Mixed(torch.diag(factors), geometry.accepted)

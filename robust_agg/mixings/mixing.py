@@ -49,6 +49,15 @@ class Mixing(ABC):
         """κ of this mixing followed by a rule of constant ``following``; None where unknown."""
         return None
 
+    def loses_digits(self, geometry: Geometry) -> bool:
+        """Whether ``geometry`` tells too little of what this mixing does about the origin.
+
+        Differences of points do not depend on the centre; their norms are differences of larger
+        numbers where the centre is far and a point near the origin. The chain then measures the
+        rows again, about the origin.
+        """
+        return False
+
     @abstractmethod
     def mix(self, geometry: Geometry, generator: torch.Generator | None) -> Mixed:
         """The new points over the geometry's points."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -9,9 +10,9 @@ import torch
 from torch import Tensor
 
 from robust_agg.aggregator import Invariance
-from robust_agg.errors import check_count
+from robust_agg.errors import check_count, shown
 from robust_agg.online.coordinate import median_of_positive
-from robust_agg.online.divergence import Divergence, Method
+from robust_agg.online.divergence import Averaging, Method
 from robust_agg.online.radial import L2
 from robust_agg.solvers import SolverReport
 from robust_agg.span import too_far
@@ -21,7 +22,7 @@ _SMALL = 2048
 
 
 @dataclass(frozen=True)
-class BlockL2(Divergence):
+class BlockL2(Averaging):
     """``D(v) = Σ_b ‖v_b‖₂`` over consecutive blocks b: VClip layer by layer.
 
     One block is ``L2``, blocks of one coordinate are ``L1``. Prox and batch separate over blocks.
@@ -35,10 +36,10 @@ class BlockL2(Divergence):
     _block: L2 = field(default=L2(), init=False, repr=False)
 
     def __post_init__(self) -> None:
-        check_instance("BlockL2", "sizes", self.sizes, Iterable)
-        object.__setattr__(self, "sizes", tuple(self.sizes))
+        given: object = self.sizes
+        object.__setattr__(self, "sizes", tuple(given) if isinstance(given, Iterable) else ())
         if not self.sizes:
-            raise ValueError("BlockL2: sizes must be of one block or more, found ()")
+            raise ValueError(f"BlockL2: sizes must be one integer or more, found {shown(given)}")
         for size in self.sizes:
             check_count("BlockL2", "every size", size, minimum=1)
 
@@ -50,12 +51,6 @@ class BlockL2(Divergence):
     @property
     def invariances(self) -> frozenset[Invariance]:
         return frozenset(Invariance) - {Invariance.ROTATION}
-
-    def prox(self, row: Tensor, m: Tensor, tau: float) -> Tensor:
-        return self.averaged(row[None], m, tau, "prox")[0]
-
-    def subgradient(self, row: Tensor, m: Tensor) -> Tensor:
-        return m - self.averaged(row[None], m, 1.0, "subgradient")[0]
 
     def gaps(self, rows: Tensor, m: Tensor) -> Tensor:
         """``(n,)``: the median of ‖(g_i - m)_b‖₂ over the blocks where it is not 0."""

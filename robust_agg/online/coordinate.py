@@ -10,7 +10,7 @@ from torch import Tensor
 
 from robust_agg import kernels
 from robust_agg.aggregator import Invariance
-from robust_agg.online.divergence import Divergence, Method
+from robust_agg.online.divergence import Averaging, Method
 from robust_agg.solvers import SolverReport
 
 _SAMPLED = 16_384
@@ -19,7 +19,7 @@ _CHUNK = 1 << 18
 
 
 @dataclass(frozen=True)
-class L1(Divergence):
+class L1(Averaging):
     """``D(v) = ‖v‖₁``: CClip (prox, eq. 15) or the signed increment (appendix B).
 
     The expected divergence is minimised by the coordinate-wise median. NaN is taken for +Inf, as
@@ -29,15 +29,6 @@ class L1(Divergence):
     @property
     def invariances(self) -> frozenset[Invariance]:
         return frozenset(Invariance) - {Invariance.ROTATION}
-
-    def prox(self, row: Tensor, m: Tensor, tau: float) -> Tensor:
-        return self.averaged(row[None], m, tau, "prox")[0]
-
-    def subgradient(self, row: Tensor, m: Tensor) -> Tensor:
-        return m - self.averaged(row[None], m, 1.0, "subgradient")[0]
-
-    def step(self, row: Tensor, m: Tensor, tau: float, method: Method) -> Tensor:
-        return self.averaged(row[None], m, tau, method)[0]
 
     def gaps(self, rows: Tensor, m: Tensor) -> Tensor:
         """``(n,)``: the median of |g_ij - m_j| over up to 16,384 coordinates where it is not 0.

@@ -79,3 +79,21 @@ class Divergence(ABC):
             f"{type(self).__name__}: fusion='batch' needs a divergence with a batch method, "
             "found none"
         )
+
+
+class Averaging(Divergence):
+    """A divergence with an averaged step of its own: a single step is the average of one."""
+
+    def prox(self, row: Tensor, m: Tensor, tau: float) -> Tensor:
+        return self.averaged(row[None], m, tau, "prox")[0]
+
+    def subgradient(self, row: Tensor, m: Tensor) -> Tensor:
+        return m - self.averaged(row[None], m, 1.0, "subgradient")[0]
+
+    def step(self, row: Tensor, m: Tensor, tau: float, method: Method) -> Tensor:
+        return self.averaged(row[None], m, tau, method)[0]
+
+    @abstractmethod
+    def averaged(
+        self, rows: Tensor, m: Tensor, tau: float, method: Method, gaps: Tensor | None = None
+    ) -> tuple[Tensor, Tensor | None]: ...

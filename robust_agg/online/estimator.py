@@ -5,13 +5,20 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 
 from robust_agg.aggregator import Explanation, Invariance, explained
-from robust_agg.errors import check_count, check_positive, check_rows
+from robust_agg.errors import (
+    check_choice,
+    check_count,
+    check_instance,
+    check_positive,
+    check_rows,
+    shown,
+)
 from robust_agg.online.divergence import Divergence, Method
 from robust_agg.online.radial import L2
 from robust_agg.online.tau import Adaptive
@@ -67,7 +74,8 @@ class Estimator(ABC):
             generator: for fusions that draw; on the CPU.
 
         Raises:
-            ValueError: wrong shape or dtype, or no generator where one is needed.
+            ValueError: wrong shape or dtype, no generator where one is needed, or a subgradient
+                step so long that the estimate is no number any more.
         """
         explanation, new = self.explain(
             rows, state, senders=senders, generator=generator, distances=False
@@ -107,15 +115,9 @@ class OnlineMedian(Estimator):
     iterations: int = 1
 
     def __post_init__(self) -> None:
-        if self.method not in ("prox", "subgradient"):
-            raise ValueError(
-                f"{self.name}: method must be 'prox' or 'subgradient', found {self.method!r}"
-            )
-        if self.fusion not in ("sequential", "averaged", "batch"):
-            raise ValueError(
-                f"{self.name}: fusion must be 'sequential', 'averaged' or 'batch', "
-                f"found {self.fusion!r}"
-            )
+        check_instance(self.name, "divergence", self.divergence, Divergence)
+        check_choice(self.name, "method", self.method, get_args(Method))
+        check_choice(self.name, "fusion", self.fusion, get_args(Fusion))
         if self.fusion == "batch" and self.method == "subgradient":
             raise ValueError(
                 f"{self.name}: fusion='batch' is a proximal step, found method='subgradient'; "
@@ -130,7 +132,7 @@ class OnlineMedian(Estimator):
             if not self.divergence.adaptive:
                 raise ValueError(
                     f"{self.name}: tau must be a number, the divergence "
-                    f"{type(self.divergence).__name__} has no adaptive tau; found {self.tau!r}"
+                    f"{type(self.divergence).__name__} has no adaptive tau; found {shown(self.tau)}"
                 )
         else:
             check_positive(self.name, "tau", self.tau)
@@ -208,16 +210,23 @@ class OnlineMedian(Estimator):
                 m, weights = self.divergence.averaged(rows, m, tau, self.method, gaps)
         if self.iterations > 1:
             weights = None  # those of the last repetition are relative to an m that moved
+        if self.method == "subgradient" and not bool(m.isfinite().all()):
+            # A proximal step ends among the rows and m, however large τ is.
+            raise ValueError(
+                f"{self.name}: tau must be so small that the estimate is finite in {m.dtype}, "
+                f"found {tau:.3g}"
+            )
         state = {**state, ESTIMATE: m, STEPS: state[STEPS] + 1}
-        output = m.to(rows.dtype, copy=True)
+        # A step may be longer than what 16 bits hold.
+        limit = torch.finfo(rows.dtype).max
+        output = m.clamp(-limit, limit).to(rows.dtype)
         return explained(output, rows, distances=distances, weights=weights, solver=solver), state
 
     def _tau(self, rows: Tensor, m: Tensor, state: State) -> tuple[float, Tensor | None, State]:
         """τ, the distances it was read from, and the state with their history."""
-        adaptive = self.adaptive
-        if adaptive is None:
-            assert isinstance(self.tau, int | float)
+        if self.tau is not None and not isinstance(self.tau, Adaptive):
             return float(self.tau), None, state
+        adaptive = self.tau or Adaptive()
         gaps = self.divergence.gaps(rows, m)
         gaps = torch.where(gaps <= too_far(m.dtype), gaps, torch.inf)
         alone = len(rows) == 1 or self.fusion == "sequential"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from robust_agg.errors import check_share
 from robust_agg.online.coordinate import L1
 from robust_agg.online.divergence import Divergence, Method
 from robust_agg.online.estimator import OnlineMedian
@@ -82,14 +83,12 @@ class Momentum(OnlineMedian):
                 f"found tau={self.tau!r}, beta={self.beta!r}"
             )
         if self.beta is not None:
-            if not 0 <= self.beta < 1 or (self.beta == 0 and self.method == "prox"):
-                bound = "(0, 1)" if self.method == "prox" else "[0, 1)"
-                raise ValueError(f"Momentum: beta must be in {bound}, found {self.beta!r}")
+            check_share("Momentum", "beta", self.beta, zero=self.method != "prox")
             tau = 1 - self.beta if self.method == "subgradient" else (1 - self.beta) / self.beta
             object.__setattr__(self, "tau", tau)
             object.__setattr__(self, "beta", None)
         super().__post_init__()
-        if self.method == "subgradient" and isinstance(self.tau, int | float) and self.tau > 1:
+        if self.method == "subgradient" and self.tau is not None and self.tau > 1:
             raise ValueError(
                 f"Momentum: tau must be at most 1 for method='subgradient' (eq. 7, β = 1 - τ), "
                 f"found {self.tau!r}"

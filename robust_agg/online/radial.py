@@ -11,7 +11,7 @@ from torch import Tensor
 from robust_agg import kernels
 from robust_agg.aggregator import Invariance
 from robust_agg.errors import check_positive
-from robust_agg.online.divergence import Divergence, Method
+from robust_agg.online.divergence import Averaging, Method
 from robust_agg.solvers import (
     Distance,
     HuberDistance,
@@ -22,7 +22,7 @@ from robust_agg.solvers import (
 from robust_agg.span import measure, too_far
 
 
-class Radial(Divergence):
+class Radial(Averaging):
     """``D(v) = φ(‖v‖₂)``: a step is ``m + s (g - m)`` with a factor s of r = ‖g - m‖₂."""
 
     @property
@@ -33,22 +33,15 @@ class Radial(Divergence):
     def factors(self, r: Tensor, tau: float, method: Method) -> Tensor:
         """s for each distance r >= 0, float64; r may be 0 or infinite."""
 
-    def prox(self, row: Tensor, m: Tensor, tau: float) -> Tensor:
-        return self.averaged(row[None], m, tau, "prox")[0]
-
-    def subgradient(self, row: Tensor, m: Tensor) -> Tensor:
-        return m - self.averaged(row[None], m, 1.0, "subgradient")[0]
-
-    def step(self, row: Tensor, m: Tensor, tau: float, method: Method) -> Tensor:
-        return self.averaged(row[None], m, tau, method)[0]
-
     def averaged(
         self, rows: Tensor, m: Tensor, tau: float, method: Method, gaps: Tensor | None = None
     ) -> tuple[Tensor, Tensor | None]:
         r = self.gaps(rows, m) if gaps is None else gaps
         measured = r <= too_far(m.dtype)
         factors = self.factors(torch.where(measured, r, 1.0), tau, method)
-        weights = torch.where(measured, factors, 0.0) / len(rows)
+        # No weight is beyond what the sums can hold, however large τ/r is.
+        limit = torch.finfo(m.dtype).max / 4
+        weights = torch.where(measured, factors, 0.0).clamp(max=limit) / len(rows)
         return kernels.combine(rows, weights, m, dtype=m.dtype), weights
 
 
@@ -130,6 +123,7 @@ class Huber(_DistanceBatch):
 
     def __post_init__(self) -> None:
         check_positive("Huber", "delta", self.delta)
+        object.__setattr__(self, "delta", float(self.delta))
 
     @property
     def invariances(self) -> frozenset[Invariance]:

@@ -8,7 +8,7 @@ from math import ceil
 import torch
 from torch import Tensor
 
-from robust_agg.errors import TooManyRejectedError, check_count, check_positive
+from robust_agg.errors import TooManyRejectedError, check_count, check_positive, check_share
 from robust_agg.types import State
 
 HISTORY = "distances"
@@ -37,8 +37,7 @@ class Adaptive:
     def __post_init__(self) -> None:
         if self.rho is not None:
             check_positive("Adaptive", "rho", self.rho)
-        if not 0 < self.quantile < 1:
-            raise ValueError(f"Adaptive: quantile must be in (0, 1), found {self.quantile!r}")
+        check_share("Adaptive", "quantile", self.quantile)
         check_count("Adaptive", "window", self.window, minimum=1)
 
     def init(self) -> State:
@@ -56,7 +55,7 @@ class Adaptive:
         rho = (0.1 if one_at_a_time else 1.0) if self.rho is None else self.rho
         gaps = gaps.nan_to_num(nan=torch.inf, posinf=torch.inf)
         if len(gaps) > 1:
-            q = _order_statistic(gaps, self.quantile)
+            q = self._quantile_of(gaps)
             if q == float("inf"):
                 raise TooManyRejectedError(
                     f"Adaptive: the quantile {self.quantile} of the n={len(gaps)} distances must "
@@ -67,10 +66,17 @@ class Adaptive:
         if bool(gaps.isfinite()):
             history[steps % self.window] = gaps[0]
         seen = history[~history.isnan()]
-        q = _order_statistic(seen, self.quantile) if len(seen) else 0.0
+        q = self._quantile_of(seen) if len(seen) else 0.0
         return rho * q, {**state, HISTORY: history}
 
+    def rank(self, n: int) -> int:
+        """⌈q·n⌉: the quantile of n distances is that many-th smallest, from 1.
 
-def _order_statistic(values: Tensor, quantile: float) -> float:
-    """The ⌈q·n⌉-th smallest value: a value that occurs, so no interpolation towards Inf."""
-    return float(values.sort().values[ceil(quantile * len(values)) - 1])
+        A distance that occurs, so no interpolation towards Inf. No f of the n rows choose it where
+        it is at most n - f.
+        """
+        # 0.55 · 20 is a little more than 11 in floating point, and 12 may be a Byzantine distance.
+        return max(1, ceil(self.quantile * n * (1 - 1e-12)))
+
+    def _quantile_of(self, distances: Tensor) -> float:
+        return float(distances.sort().values[self.rank(len(distances)) - 1])

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from robust_agg import kernels
 from robust_agg.aggregator import Aggregator, Explanation, Invariance, explained
-from robust_agg.errors import check_count, check_positive, check_rejected
+from robust_agg.errors import check_count, check_instance, check_positive, check_rejected
 from robust_agg.span import measure
 
 
@@ -40,9 +40,10 @@ class CenteredClipping(Aggregator):
         if self.radius is not None:
             check_positive(self.name, "radius", self.radius)
         check_count(self.name, "iterations", self.iterations, minimum=1)
-        if self.start is not None and (
-            self.start.dim() != 1 or not bool(self.start.isfinite().all())
-        ):
+        if self.start is None:
+            return
+        check_instance(self.name, "start", self.start, Tensor)
+        if self.start.dim() != 1 or not bool(self.start.isfinite().all()):
             raise ValueError(
                 f"{self.name}: start must be a finite (d,) tensor, found shape "
                 f"{tuple(self.start.shape)}"
@@ -123,7 +124,7 @@ def _clip_towards(gram: Tensor, accepted: Tensor, radius: float | None, iteratio
         along = gram @ weights
         squares = (gram.diagonal() - 2 * along + weights @ along).clamp(min=0)
         distances = torch.where(accepted, squares.sqrt(), torch.inf)
-        r = float(distances.sort().values[ceil(n / 2) - 1]) if radius is None else radius
+        r = float(distances.sort().values[ceil(n / 2) - 1]) if radius is None else float(radius)
         factors = torch.where(distances > r, r / distances, 1.0)
         factors = torch.where(accepted, factors, 0.0)
         weights = weights * (1 - factors.mean()) + factors / n

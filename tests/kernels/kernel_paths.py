@@ -1,4 +1,4 @@
-"""The four kernels on each of their paths, and an independent oracle of them in float64 numpy."""
+"""The kernels on each of their paths, and an independent oracle of them in float64 numpy."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`centred_gram`, `row_distances` and `combine` against float64 oracles, on every path."""
+"""All kernels but `sorted_mean` against float64 oracles, on every path."""
 
 from __future__ import annotations
 
@@ -119,12 +119,19 @@ def test_a_median_that_is_not_finite_becomes_zero(path: str) -> None:
 
 
 @pytest.mark.parametrize("path", PATHS)
-def test_settings_that_round_products_do_not_reach_the_gram(path: str) -> None:
+def test_settings_that_round_products_reach_no_product_of_matrices(path: str) -> None:
     before = torch.get_float32_matmul_precision()
+    rows = draw(33, 4096, torch.float32)
+    coefficients = torch.full((20, 33), 1 / 33, dtype=torch.float64)
     try:
         torch.set_float32_matmul_precision("medium")
         with on_path(path):
-            assert_gram(draw(33, 4096, torch.float32))
+            assert_gram(rows)
+            mixed = kernels.mix(rows, coefficients)
+            fused = kernels.combine(rows, coefficients[0])
+        expected = rows.double().mean(dim=0).float().expand(20, -1)
+        torch.testing.assert_close(mixed, expected, rtol=0.0, atol=1e-6)
+        torch.testing.assert_close(fused, expected[0], rtol=0.0, atol=1e-6)
     finally:
         torch.set_float32_matmul_precision(before)
 
@@ -243,6 +250,81 @@ def test_combine_of_layouts_in_memory(path: str, layout: str) -> None:
     assert torch.equal(held, before)
 
 
+@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("n", [1, 2, 9, 40])
+@pytest.mark.parametrize("m", [1, 4, 7])
+@pytest.mark.parametrize("d", [1, 64, 1000])
+def test_mix(path: str, dtype: torch.dtype, n: int, m: int, d: int) -> None:
+    rows = draw(n, d, dtype, seed=n)
+    coefficients = draw(m, n, torch.float64, seed=d)
+    coefficients[:, ::3] = 0.0
+    before = rows.clone()
+    with on_path(path):
+        found = kernels.mix(rows, coefficients)
+    assert found.dtype == compute_dtype(dtype)
+    assert found.shape == (m, d)
+    expected = coefficients.numpy() @ rows.double().numpy()
+    size = coefficients.abs().sum(dim=1).max().item() * rows.abs().max().item()
+    assert (
+        np.abs(found.double().numpy() - expected).max() <= 2 * torch.finfo(found.dtype).eps * size
+    )
+    assert torch.equal(rows, before)
+
+
+@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("layout", layouts())
+def test_mix_of_layouts_in_memory(path: str, layout: str) -> None:
+    rows = draw(5, 700, torch.float32)
+    coefficients = draw(3, 5, torch.float64, seed=1)
+    with on_path(path):
+        found = kernels.mix(layouts()[layout](rows), coefficients)
+    np.testing.assert_allclose(found.numpy(), coefficients.numpy() @ rows.numpy(), atol=1e-5)
+
+
+@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("value", BAD)
+def test_mix_does_not_read_rows_that_nothing_is_made_of(path: str, value: float) -> None:
+    rows = draw(7, 300, torch.float32)
+    coefficients = draw(4, 7, torch.float64)
+    coefficients[:, [0, 4]] = 0.0
+    expected = coefficients.numpy() @ rows.double().numpy()
+    rows[[0, 4]] = value
+    with on_path(path):
+        np.testing.assert_allclose(kernels.mix(rows, coefficients).numpy(), expected, atol=1e-5)
+        assert torch.equal(kernels.mix(rows, torch.zeros(2, 7)), torch.zeros(2, 300))
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_a_row_too_large_to_add_hurts_only_what_is_made_of_it(path: str) -> None:
+    rows = draw(6, 900, torch.float32)
+    rows[5] = 3e38
+    coefficients = torch.eye(6, dtype=torch.float64)
+    coefficients[0, 1] = 1.0
+    with on_path(path):
+        found = kernels.mix(rows, coefficients)
+    expected = coefficients[:5, :5].float() @ rows[:5]
+    torch.testing.assert_close(found[:5], expected)
+    assert torch.equal(found[5], rows[5])
+
+
+@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_the_gram_about_the_origin_is_in_float64(path: str, dtype: torch.dtype) -> None:
+    rows = draw(7, 3000, dtype)
+    rows[3] *= 1e-4
+    rows[:, 17] *= 1e4
+    bad = draw(1, 3000, dtype)
+    bad[0, 5] = float("nan")
+    with on_path(path):
+        found = kernels.gram(torch.cat([rows, bad]))
+    wide = rows.double().numpy()
+    assert found.dtype == torch.float64
+    np.testing.assert_allclose(found[:7, :7].numpy(), wide @ wide.T, rtol=1e-12, atol=1e-12)
+    assert not found[7].isfinite().any()
+    assert not found[:, 7].isfinite().any()
+
+
 def test_shapes_and_devices_that_do_not_fit_are_refused() -> None:
     rows, weights = torch.zeros(4, 3), torch.ones(4, dtype=torch.float64)
     elsewhere = torch.zeros(3, device="meta")
@@ -256,6 +338,12 @@ def test_shapes_and_devices_that_do_not_fit_are_refused() -> None:
         kernels.combine(rows, weights[:3])
     with pytest.raises(ValueError, match=r"combine: base must have shape \(3,\)"):
         kernels.combine(rows, weights, torch.zeros(4))
+    with pytest.raises(ValueError, match=r"mix: coefficients must be \(m, 4\), found \(4, 3\)"):
+        kernels.mix(rows, torch.ones(4, 3))
+    with pytest.raises(ValueError, match=r"mix: coefficients must be \(m, 4\), found \(4,\)"):
+        kernels.mix(rows, weights)
+    with pytest.raises(ValueError, match=r"gram: rows must be a float matrix \(n, d\)"):
+        kernels.gram(weights)
     with pytest.raises(ValueError, match=r"on the device of rows, cpu, found meta"):
         kernels.row_distances(rows, elsewhere)
     with pytest.raises(ValueError, match=r"on the device of rows, cpu, found meta"):

@@ -18,7 +18,7 @@ from torch import Tensor
 import robust_agg as ra
 from robust_agg import Invariance
 from robust_agg.online.divergence import Method
-from robust_agg.online.estimator import Fusion
+from robust_agg.online.estimator import ESTIMATE, Fusion
 
 Array = npt.NDArray[np.float64]
 D = 6
@@ -516,3 +516,43 @@ def test_a_start_that_overflows_the_state_is_named() -> None:
     start = torch.full((3,), 1e300, dtype=torch.float64)
     with pytest.raises(ValueError, match="VClip: start must be finite"):
         ra.VClip().init(torch.zeros(3), start=start)
+
+
+LONG_STEPS = {
+    "adaptive momentum": ra.AdaptiveMomentum,
+    "signed increment": ra.SignedIncrement,
+    "huber": lambda **k: ra.OnlineMedian(divergence=ra.Huber(0.7), method="subgradient", **k),
+    "wide huber": lambda **k: ra.OnlineMedian(divergence=ra.Huber(1e9), method="subgradient", **k),
+    "blocks": lambda **k: ra.OnlineMedian(
+        divergence=ra.BlockL2((1, 3, 2)), method="subgradient", **k
+    ),
+}
+
+
+@pytest.mark.parametrize("name", LONG_STEPS)
+@pytest.mark.parametrize("fusion", ["averaged", "sequential"])
+@pytest.mark.parametrize("tau", [1e5, 1e37, 1e39, 1e300])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+def test_a_step_beyond_every_number_is_refused_and_never_an_infinite_estimate(
+    name: str, fusion: Fusion, tau: float, dtype: torch.dtype
+) -> None:
+    rows, _ = draw(9, 4, dtype=dtype)
+    estimator = LONG_STEPS[name](tau=tau, fusion=fusion)
+    state = estimator.init(rows[0])
+    refusal = f"{estimator.name}: tau must be so small that the estimate is finite in"
+    refused = False
+    for round in range(5):
+        try:
+            out, state = estimator.step(rows, state, generator=torch.Generator().manual_seed(round))
+        except ValueError as error:
+            if not str(error).startswith(refusal):
+                raise
+            refused = True
+            break
+        assert bool(out.isfinite().all())
+        assert bool(state[ESTIMATE].isfinite().all())
+        # What does not fit the rows' dtype is its largest number.
+        limit = torch.finfo(dtype).max
+        expected = state[ESTIMATE].double().clamp(-limit, limit)
+        torch.testing.assert_close(out.double(), expected, rtol=1e-2, atol=0.0)
+    assert not refused or tau > 1e6 or name == "wide huber"

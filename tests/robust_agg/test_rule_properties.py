@@ -225,7 +225,11 @@ def test_more_than_the_tolerated_number_of_nan_rows_raises(row: Row) -> None:
         (torch.zeros(5, 0), r"rows must have shape .*found \(5, 0\)"),
         (
             torch.zeros(9, 5, dtype=torch.int64),
-            r"rows must have a floating dtype, found torch.int64",
+            r"rows must have a floating dtype of 16 bits or more, found torch.int64",
+        ),
+        (
+            torch.zeros(9, 5, dtype=torch.float8_e4m3fn),
+            r"rows must have a floating dtype of 16 bits or more, found torch.float8_e4m3fn",
         ),
     ],
 )

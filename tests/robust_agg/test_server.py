@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from server_training import Rule, constant, held, honest, loss, perceptron, picture, serve, sgd
@@ -519,3 +520,51 @@ def test_stale_and_unknown_messages_do_not_move_the_model() -> None:
             "duplicate",
         ]
     assert held(plain) == held(disturbed)
+
+
+# --- ids of other libraries -----------------------------------------------------------------------
+
+IDS: dict[str, Callable[[int], Any]] = {
+    "int": int,
+    "numpy": np.int64,
+    "numpy, unsigned": np.uint8,
+    "torch": torch.tensor,
+}
+
+
+@pytest.mark.parametrize("kind", IDS)
+@pytest.mark.parametrize("asked", ["said", "not said"])
+def test_integers_of_other_libraries_are_ids_like_any(
+    kind: str, asked: str, tmp_path: Path
+) -> None:
+    identity = IDS[kind]
+
+    def run(identity: Callable[[int], Any], path: Path) -> tuple[Any, Any]:
+        server = serve(ra.VClip(), f=1, seed=identity(3), ledger=Ledger(path))
+        rows = [update.row for update in honest(server, range(4))]
+        rows[3] = rows[3][:5]
+        updates = [Update(identity(i), identity(0), row) for i, row in enumerate(rows)]
+        updates.append(Update(identity(0), identity(0), rows[0]))
+        updates.append(Update(identity(2), identity(7), rows[0]))
+        senders = [identity(i) for i in range(6)] if asked == "said" else None
+        refused = [ra.Rejection(identity(4), "malformed", keeps_place=True)]
+        server.step(updates, senders=senders, refused=refused)
+        line = only_line(path)
+        del line["seconds"]
+        return line, picture(server.state_dict())
+
+    assert run(identity, tmp_path / "found") == run(int, tmp_path / "expected")
+
+
+@pytest.mark.parametrize("sender", ["a", None, 1.0, True, torch.tensor(1.0)], ids=repr)
+def test_what_is_no_id_is_named(sender: Any) -> None:
+    server = serve(ra.Mean())
+    with pytest.raises(ValueError, match=r"^Server: every sender must be an integer, found"):
+        server.step([], senders=[0, sender])
+    with pytest.raises(ValueError, match=r"^Update: sender must be an integer, found"):
+        Update(sender, 0, torch.ones(3))
+    with pytest.raises(ValueError, match=r"^Update: round must be an integer, found"):
+        Update(0, sender, torch.ones(3))
+    with pytest.raises(ValueError, match=r"^Rejection: sender must be an integer, found"):
+        ra.Rejection(sender, "late")
+    assert server.round == 0

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from server_training import Optimizer, Rule, constant, held, honest, perceptron, picture, serve
@@ -214,15 +215,10 @@ WRONG: dict[str, tuple[Callable[[], Server], str]] = {
         lambda: fresh("mean"),
         "^Server: rule must be the checkpoint's 'VClip', found 'Mean'$",
     ),
-    "a state without history": (
+    "other parameters": (
         lambda: serve(ra.VClip(tau=1.0), seed=SEED, optimizer=OPTIMIZERS["momentum"]),
-        "^Server: the estimator's state must be the checkpoint's, which has 'distances'.*None$",
-    ),
-    "a shorter history": (
-        lambda: serve(
-            ra.VClip(tau=ra.Adaptive(window=7)), seed=SEED, optimizer=OPTIMIZERS["momentum"]
-        ),
-        "^Server: the estimator's state must be the checkpoint's, which has 'distances'",
+        r"^Server: rule specification must be the checkpoint's \"VClip\(.*tau=None.*found "
+        r"\"VClip\(.*tau=1, ",
     ),
     "another model": (
         lambda: fresh("vclip adaptive", model=nn.Linear(21, 1)),
@@ -258,6 +254,135 @@ def test_a_rule_is_told_from_another_of_the_same_state(saved: Rule, found: Rule)
     tree = serve(saved, seed=SEED).state_dict()
     with pytest.raises(ValueError, match=f"'{saved.name}', found '{found.name}'"):
         serve(found, seed=SEED).load_state_dict(tree)
+
+
+WITHOUT_SPECIFICATION: dict[str, tuple[Callable[[], Rule], str]] = {
+    "a state without history": (lambda: ra.VClip(tau=1.0), "'distances'.*None$"),
+    "a shorter history": (lambda: ra.VClip(tau=ra.Adaptive(window=7)), "'distances'"),
+}
+
+
+@pytest.mark.parametrize("wrong", WITHOUT_SPECIFICATION)
+def test_a_state_of_another_kind_is_refused_even_where_the_parameters_are_unknown(
+    wrong: str,
+) -> None:
+    make, message = WITHOUT_SPECIFICATION[wrong]
+    tree = checkpoint()
+    del tree["rule specification"]
+    server = serve(make(), seed=SEED, optimizer=OPTIMIZERS["momentum"])
+    before = held(server)
+    start = "^Server: the estimator's state must be the checkpoint's, which has "
+    with pytest.raises(ValueError, match=start + message):
+        server.load_state_dict(tree)
+    assert held(server) == before
+
+
+@pytest.mark.parametrize("number", ["1", None, 1.0, True])
+def test_a_checkpoint_whose_round_is_no_number_changes_nothing(number: Any) -> None:
+    tree = {**checkpoint(), "round": number}
+    server = fresh("vclip adaptive")
+    before = held(server)
+    with pytest.raises(ValueError, match=r"^Server: round must be an integer, found"):
+        server.load_state_dict(tree)
+    assert held(server) == before
+    assert server.round == 0
+
+
+def test_a_checkpoint_without_specification_is_continued() -> None:
+    tree = checkpoint()
+    del tree["rule specification"]
+    server = fresh("vclip adaptive")
+    server.load_state_dict(tree)
+    assert server.round == 1
+
+
+class Drifting(ra.Divergence):
+    """One's own, no dataclass: its repr is an address, another one in every process."""
+
+    def __init__(self, speed: float) -> None:
+        self.speed = speed
+
+    @property
+    def invariances(self) -> frozenset[ra.Invariance]:
+        return frozenset()
+
+    def prox(self, row: torch.Tensor, m: torch.Tensor, tau: float) -> torch.Tensor:
+        return m + self.speed * tau * (row - m)
+
+    def subgradient(self, row: torch.Tensor, m: torch.Tensor) -> torch.Tensor:
+        return self.speed * (m - row)
+
+
+class Described(Drifting):
+    def __repr__(self) -> str:
+        return f"Described({self.speed})"
+
+
+def own(divergence: ra.Divergence) -> Rule:
+    return ra.OnlineMedian(divergence=divergence, tau=0.1)
+
+
+def ball(value: float) -> Rule:
+    return ra.CenteredClipping(start=torch.full((22,), value))
+
+
+DIFFERENT: dict[str, tuple[Rule, Rule]] = {
+    "f": (ra.Krum(f=1), ra.Krum(f=2)),
+    "m": (ra.MultiKrum(f=1), ra.MultiKrum(f=1, m=2)),
+    "tau": (ra.VClip(tau=0.1), ra.VClip(tau=1.0)),
+    "rho": (ra.VClip(tau=ra.Adaptive(rho=0.1)), ra.VClip(tau=ra.Adaptive(rho=0.2))),
+    "beta": (ra.Momentum(beta=0.9), ra.Momentum(beta=0.8)),
+    "fusion": (ra.VClip(), ra.VClip(fusion="batch")),
+    "delta": (own(ra.Huber(1.0)), own(ra.Huber(2.0))),
+    "sizes": (own(ra.BlockL2((20, 2))), own(ra.BlockL2((2, 20)))),
+    "divergence": (own(ra.L1()), own(ra.L2())),
+    "start": (ball(1.0), ball(2.0)),
+    "a mixing": (
+        ra.chain(ra.Clip(threshold=1.0), ra.Mean()),
+        ra.chain(ra.Clip(threshold=2.0), ra.Mean()),
+    ),
+    "the rule of a chain": (
+        ra.chain(ra.Bucketing(s=2), ra.TrimmedMean(f=0)),
+        ra.chain(ra.Bucketing(s=2), ra.TrimmedMean(f=1)),
+    ),
+    "one's own": (own(Described(0.5)), own(Described(0.7))),
+}
+
+EQUAL: dict[str, tuple[Rule, Rule]] = {
+    "equal": (ra.Krum(f=1), ra.Krum(f=1)),
+    "tau and beta": (ra.Momentum(tau=0.5), ra.Momentum(beta=0.5)),
+    "an integer": (ra.VClip(tau=1), ra.VClip(tau=1.0)),
+    "numpy's integers": (ra.Krum(f=np.int64(1)), ra.Krum(f=1)),
+    "numpy's numbers": (ra.VClip(tau=np.float64(0.5)), ra.VClip(tau=0.5)),
+    "a list of mixings": (
+        ra.Chain(mixings=[ra.Bucketing(s=2)], rule=ra.Mean()),
+        ra.chain(ra.Bucketing(s=2), ra.Mean()),
+    ),
+    "a start": (ball(1.0), ball(1.0)),
+    "many sizes": (own(ra.BlockL2((1,) * 22)), own(ra.BlockL2([1] * 22))),
+    "one's own": (own(Drifting(0.5)), own(Drifting(0.5))),
+    "one's own, described": (own(Described(0.5)), own(Described(0.5))),
+}
+
+
+@pytest.mark.parametrize("what", DIFFERENT)
+def test_a_rule_is_told_from_itself_with_other_parameters(what: str) -> None:
+    saved, found = DIFFERENT[what]
+    assert saved.name == found.name
+    tree = serve(saved, seed=SEED).state_dict()
+    with pytest.raises(ValueError, match=r"^Server: rule specification must be") as caught:
+        serve(found, seed=SEED).load_state_dict(tree)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("what", EQUAL)
+def test_a_rule_of_equal_parameters_continues(what: str, tmp_path: Path) -> None:
+    saved, found = EQUAL[what]
+    server = serve(saved, seed=SEED)
+    rounds(server, 1)
+    again = serve(found, seed=SEED)
+    again.load_state_dict(through_a_file(server.state_dict(), tmp_path))
+    assert again.round == 1
 
 
 @pytest.mark.parametrize("tree", [{}, {"seed": SEED}, {"server": {}}], ids=str)

@@ -1,0 +1,111 @@
+"""A chain before a rule that needs the mixed rows: formed block by block, rejected rows unread."""
+
+from __future__ import annotations
+
+from importlib import import_module
+
+import numpy as np
+import pytest
+import torch
+from oracles import rules as oracle
+from torch import Tensor
+
+import robust_agg as ra
+from robust_agg import kernels
+
+module = import_module("robust_agg.chain")  # whose name in the package is that of the function
+F = 2
+RULES = {
+    "trimmed mean": ra.TrimmedMean(f=F),
+    "median": ra.CoordinateWiseMedian(),
+    "centered clipping": ra.CenteredClipping(),
+}
+every_rule = pytest.mark.parametrize("rule", RULES)
+# Few numbers, and enough for the compiled kernels.
+every_width = pytest.mark.parametrize("d", [1, 40, 9000])
+
+
+def draw(n: int, d: int, dtype: torch.dtype = torch.float32) -> Tensor:
+    return torch.randn(n, d, generator=torch.Generator().manual_seed(d)).to(dtype)
+
+
+def mixed(rule: ra.Aggregator) -> ra.Aggregator:
+    return ra.chain(ra.NearestNeighborMixing(f=F), rule)
+
+
+@every_rule
+@every_width
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("numbers", [1, 9 * 7, 9 * 4096])
+def test_blocks_of_columns_are_the_whole(
+    rule: str, d: int, dtype: torch.dtype, numbers: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = draw(9, min(d, 50) if numbers == 1 else d, dtype)
+    expected = mixed(RULES[rule])(rows)
+    monkeypatch.setattr(module, "_BLOCK_NUMBERS", numbers)
+    found = mixed(RULES[rule])(rows)
+    assert found.shape == expected.shape
+    assert found.dtype == dtype
+    eps = torch.finfo(dtype).eps
+    torch.testing.assert_close(found, expected, rtol=4 * eps, atol=4 * eps)
+
+
+@pytest.mark.parametrize("numbers", [9 * 64, 9 * 4096])
+def test_no_more_than_a_block_of_mixed_rows_exists(
+    numbers: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows, sizes, mix = draw(9, 9000), [], kernels.mix
+
+    def watched(rows: Tensor, coefficients: Tensor) -> Tensor:
+        out = mix(rows, coefficients)
+        sizes.append(out.numel())
+        return out
+
+    monkeypatch.setattr(kernels, "mix", watched)
+    monkeypatch.setattr(module, "_BLOCK_NUMBERS", numbers)
+    mixed(ra.TrimmedMean(f=F))(rows)
+    assert max(sizes) <= numbers
+    assert sum(sizes) == rows.numel()
+
+
+@every_rule
+@every_width
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf"), 3e38])
+def test_rejected_rows_are_not_read(rule: str, d: int, bad: float) -> None:
+    rows = draw(9, d)
+    rows[[0, 5]] = bad
+    found = mixed(RULES[rule])(rows)
+    # What is beyond measure is nobody's neighbour, as a row is that is very far.
+    rows[[0, 5]] = 1e17
+    points = oracle.nearest_neighbor_mixing(rows.double().numpy(), F)
+    # A rejected point is clipped to nothing, or is the largest value of every coordinate.
+    points[[0, 5]] = np.inf
+    expected = {
+        "trimmed mean": np.sort(points, axis=0)[F : 9 - F].mean(axis=0),
+        "median": np.median(points, axis=0),
+        "centered clipping": rows[[i for i in range(9) if i not in (0, 5)]].double().mean(dim=0),
+    }
+    np.testing.assert_allclose(found.double().numpy(), expected[rule], atol=1e-5)
+
+
+@every_rule
+def test_a_far_row_that_is_not_rejected_is_no_neighbour_either(rule: str) -> None:
+    rows = draw(9, 9000)
+    rows[[0, 5]] = 1e15
+    honest = [i for i in range(9) if i not in (0, 5)]
+    found = mixed(RULES[rule])(rows)
+    centre = rows[honest].mean(dim=0)
+    # The honest rows' means over themselves are all the same point.
+    torch.testing.assert_close(found, centre, rtol=0.0, atol=1e-5)
+
+
+@every_rule
+def test_a_setting_that_rounds_products_does_not_reach_the_mixed_rows(rule: str) -> None:
+    rows = 100 + draw(9, 700)
+    expected = mixed(RULES[rule])(rows)
+    before = torch.get_float32_matmul_precision()
+    try:
+        torch.set_float32_matmul_precision("medium")
+        assert torch.equal(mixed(RULES[rule])(rows), expected)
+    finally:
+        torch.set_float32_matmul_precision(before)
