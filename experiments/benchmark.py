@@ -10,15 +10,12 @@ machine better than milliseconds do.
 from __future__ import annotations
 
 import argparse
-import platform
 import resource
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from itertools import islice, pairwise
-from pathlib import Path
 from statistics import median
 
 import torch
@@ -28,6 +25,7 @@ from torch import Tensor, nn
 
 from experiments.data import DataError, load
 from experiments.models import MLP
+from experiments.provenance import where
 from robust_agg import GeometricMedian, Server
 from robust_agg.seeding import generator
 from workers.host import HostSpec
@@ -201,19 +199,6 @@ def peak_gigabytes() -> float:
     """The largest resident set so far; ``ru_maxrss`` is in KiB, on macOS in bytes."""
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9
-
-
-def where() -> str:
-    """The machine, the versions and the commit, in one line."""
-    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty"]
-    try:
-        commit = subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        commit = "unknown"
-    return (
-        f"{platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}, "
-        f"Python {platform.python_version()}, commit {commit}"
-    )
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -169,14 +169,14 @@ def discard(run: Run) -> None:
 
 
 @contextmanager
-def locked(run: Run) -> Iterator[None]:
-    """Keep other processes out of the folder.
+def locked(folder: Path) -> Iterator[None]:
+    """Keep other processes out of ``folder``.
 
     Raises:
         ConfigError: another one is in it.
     """
     try:
-        with FileLock(run.folder / LOCK, blocking=False):
+        with FileLock(folder / LOCK, blocking=False):
             yield
     except Timeout:
-        raise ConfigError(f"{run.folder}: another process is working on this run") from None
+        raise ConfigError(f"{folder}: another process is working on this run") from None

@@ -41,7 +41,7 @@ def execute(run: Run, progress: Progress) -> dict[Training, list[Metrics]]:
     """
     progress.start(run.config, sum(not run.is_done(cell) for cell in run.trainings))
     if not all(map(run.is_done, run.trainings)):
-        with locked(run), _stop_on_signals() as stop:
+        with locked(run.folder), _stop_on_signals() as stop:
             _train_all(run, progress, stop)
     return {cell: read_metrics(run.path(cell)) for cell in run.trainings}
 

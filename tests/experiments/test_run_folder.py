@@ -170,6 +170,6 @@ def test_two_processes_do_not_work_on_one_run(tmp_path: Path) -> None:
 
 
 def _work(folder: Path, inside: Any, leave: Any) -> None:
-    with locked(reopen(folder)):
+    with locked(folder):
         inside.set()
         leave.wait(120)
