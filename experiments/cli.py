@@ -16,6 +16,9 @@ from rich.console import Console
 
 from experiments import catalogue, figure, report, run_folder, runs
 from experiments.config import ConfigError, RunConfig
+from experiments.paper import command as paper_command
+from experiments.paper.command import FigureName
+from experiments.paper.study import Preset
 from experiments.progress import Progress
 from robust_agg import __version__
 from workers.inline import HostThread
@@ -83,6 +86,33 @@ def resume(folder: Path) -> int:
         The run's folder, e.g. runs/20260101-120000-0123abcd.
     """
     return _execute(run_folder.reopen(folder))
+
+
+@app.command
+def paper(figure: FigureName, *, preset: Preset = "default", out: Path | None = None) -> int:
+    """Reproduce a figure of the paper, and say which of its claims hold.
+
+    Leaves the figure, the numbers and a page in a folder. Called again after Ctrl-C, or a crash, it
+    does what is left.
+
+    Parameters
+    ----------
+    figure
+        The figure.
+    preset
+        smoke takes seconds, default minutes on two cores; full is the paper's own size.
+    out
+        The figure's folder; paper/FIGURE-PRESET if not given.
+    """
+    folder = Path("paper", f"{figure}-{preset}") if out is None else out
+    again = shlex.join(["robust-agg", "paper", figure, "--preset", preset, "--out", str(folder)])
+    console = _console()
+    try:
+        paper_command.run(figure, preset, folder, console, again)
+    except KeyboardInterrupt:
+        console.print(f"interrupted; continue with: {again}", soft_wrap=True)
+        return 130
+    return 0
 
 
 @app.command(name="list")

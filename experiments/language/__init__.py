@@ -1,0 +1,1 @@
+"""Language models on PTB and WikiText-2: corpora, two transformers, and their gradients."""

@@ -1,0 +1,75 @@
+"""``robust-agg paper``: one figure of the paper, from its preset to its page."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Literal
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    Progress,
+    TaskProgressColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+
+from experiments.paper.fig1 import Outliers
+from experiments.paper.fig2 import StableNoise
+from experiments.paper.fig34 import PTB, WikiText
+from experiments.paper.study import Outcome, Preset, Study, Tick, carry_out
+from experiments.provenance import where
+
+FigureName = Literal["fig1", "fig2", "fig3", "fig4"]
+STUDIES: Mapping[FigureName, type[Study]] = {
+    "fig1": Outliers,
+    "fig2": StableNoise,
+    "fig3": PTB,
+    "fig4": WikiText,
+}
+
+
+def run(name: FigureName, preset: Preset, folder: Path, console: Console, command: str) -> None:
+    """Do the study, or what is left of it in ``folder``, and show its claims."""
+    study = STUDIES[name].preset(preset)
+    console.print(f"{study.title}, {preset}", soft_wrap=True)
+    bars = Progress(
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        TaskProgressColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        console=console,
+        transient=True,
+        disable=not console.is_terminal,
+    )
+    with bars:
+        total = bars.add_task("all", total=1.0)
+
+        def on_piece(piece: str, place: int, count: int) -> Tick:
+            if not console.is_terminal:
+                console.print(f"{place + 1}/{count}: {piece}", soft_wrap=True)
+            task = bars.add_task(piece, total=1.0)
+
+            def tick(share: float) -> None:
+                bars.update(task, completed=share, visible=share < 1)
+                bars.update(total, completed=(place + share) / count)
+
+            return tick
+
+        outcome = carry_out(study, folder, command=command, where=where(), on_piece=on_piece)
+    console.print(_claims(outcome))
+    console.print(f"{outcome.seconds:.0f} s of computing; page: {outcome.page}", soft_wrap=True)
+
+
+def _claims(outcome: Outcome) -> Table:
+    shown = Table()
+    for heading in ("claim", "by", "measured", "holds"):
+        shown.add_column(heading)
+    for claim in outcome.claims:
+        verdict = {True: "yes", False: "NO", None: "-"}[claim.holds]
+        shown.add_row(claim.statement, claim.source, claim.measured, verdict)
+    return shown

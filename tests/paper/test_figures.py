@@ -1,0 +1,85 @@
+"""The paper's figures at smoke size, from the command line to the page."""
+
+from __future__ import annotations
+
+import csv
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+from experiments.cli import main
+from experiments.paper.fig1 import ARRANGEMENTS, Outliers
+from experiments.paper.fig2 import StableNoise
+
+
+def smoke(figure: str, folder: Path) -> list[dict[str, str]]:
+    with pytest.raises(SystemExit) as exited:
+        main(["paper", figure, "--preset", "smoke", "--out", str(folder)])
+    assert exited.value.code == 0
+    with (folder / "numbers.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def verdicts(folder: Path) -> dict[str, str]:
+    """By claim, what the page says of it."""
+    lines = (folder / "README.md").read_text().splitlines()
+    cells = [line.split(" | ") for line in lines if line.startswith("| ")]
+    return {cell[0].removeprefix("| "): cell[-1].removesuffix(" |") for cell in cells[2:]}
+
+
+def test_outliers_are_where_they_are_said_to_be() -> None:
+    study = Outliers()
+    for arrangement in ARRANGEMENTS:
+        far = study.sample(arrangement, 5)[-20:]
+        torch.testing.assert_close(far.norm(dim=1), torch.full((20,), 10.0, dtype=torch.float64))
+    assert float(study.sample("symmetric", 5)[-20:].mean(dim=0).norm()) < 1e-12
+    assert float(study.sample("clustered", 5)[-20:].mean(dim=0).norm()) > 9.9
+
+
+def test_figure_1(tmp_path: Path) -> None:
+    rows = smoke("fig1", tmp_path)
+    assert len(rows) == 2 * 20 * 3
+    assert all(0 <= float(row["error"]) < 10 for row in rows)
+    assert verdicts(tmp_path)["Clustered outliers drag the mean far away, a median only a little"]
+
+
+@pytest.mark.parametrize(("figure", "text"), [("fig3", "ptb"), ("fig4", "wikitext-2")])
+def test_figures_3_and_4(figure: str, text: str, tmp_path: Path) -> None:
+    if not (Path(os.environ.get("ROBUST_AGG_DATA", "")) / text).is_dir():
+        pytest.skip(f"the text of {text} is needed: ROBUST_AGG_DATA is not set, or has none")
+    rows = smoke(figure, tmp_path)
+    curves = {(row["method"], row["batch"], row["tau"]) for row in rows if row["method"] == "CClip"}
+    assert len(curves) == 2 * 3
+    starts = [row for row in rows if row["iteration"] == "0"]
+    assert all(abs(float(row["error"]) - 1) < 1e-6 for row in starts)
+    found = verdicts(tmp_path)
+    assert found["At iteration 1000 the order is momentum < VClip < CClip"] == "not measured here"
+    noise = "Minibatch noise has finite variance: relative to ‖ḡ‖ it falls as 1/√b"
+    assert found[noise] == "yes"
+
+
+def test_figure_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = smoke("fig2", tmp_path)
+    found = verdicts(tmp_path)
+    # What does not depend on how many seeds and iterations a smoke test has.
+    for claim in (
+        "Momentum fails for heavy tails",
+        "Adaptive momentum behaves like VClip",
+        "The signed increment behaves like CClip",
+        "The first sample as m₀ breaks the robustness of CClip",
+    ):
+        assert found[claim] == "yes"
+    assert "‖ĝ‖ = " in (tmp_path / "README.md").read_text()
+    for name in ("fig2.png", "fig2.pdf", "extensions.png"):
+        assert (tmp_path / name).stat().st_size > 10_000
+    plain = [row for row in rows if row["setting"] == "paper" and row["method"] == "momentum"]
+    assert {row["iteration"] for row in plain} >= {"0", "1", "100"}
+    assert all(float(row["least"]) <= float(row["error"]) <= float(row["largest"]) for row in plain)
+    capsys.readouterr()
+    # The same numbers again.
+    study = StableNoise.preset("smoke")
+    again = study.pieces(tmp_path)["decreasing tau"](lambda share: None)
+    kept = [row for row in rows if row["setting"] == "decreasing tau"]
+    assert [str(row["error"]) for row in again] == [row["error"] for row in kept]

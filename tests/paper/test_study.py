@@ -1,0 +1,125 @@
+"""Studies: kept piece by piece, bound to their folder, honest on their page."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar, Self
+
+import pytest
+
+from experiments.config import ConfigError
+from experiments.paper.study import Claim, Outcome, Piece, Preset, Row, Study, Tick, carry_out
+from experiments.paper.style import new_figure
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+done: list[str] = []
+
+
+@dataclass(frozen=True, kw_only=True)
+class Squares(Study):
+    """Squares of a few numbers,
+    for a test."""
+
+    title: ClassVar[str] = "Squares"
+    count: int = 3
+    fails: bool = False
+
+    @classmethod
+    def preset(cls, name: Preset) -> Self:
+        return cls()
+
+    def pieces(self, folder: Path) -> Mapping[str, Piece]:
+        return {f"of {i}": partial(self._square, i) for i in range(self.count)}
+
+    def _square(self, i: int, tick: Tick) -> list[Row]:
+        if (i, (self.count, fail)) == (1, (3, True)):
+            raise KeyboardInterrupt
+        done.append(str(i))
+        tick(0.5)
+        return [{"i": i, "square": i * i, **({"odd": "yes"} if i % 2 else {})}]
+
+    def figures(self, rows: Sequence[Row]) -> Mapping[str, Figure]:
+        return {"squares": new_figure(2, 2)}
+
+    def claims(self, rows: Sequence[Row]) -> list[Claim]:
+        largest = max(row["square"] for row in rows)
+        return [
+            Claim(statement="|x|² grows", source="Euclid", measured=f"{largest}", holds=True),
+            Claim(statement="all are even", source="nobody", measured="1", holds=False),
+            Claim(statement="all are real", source="nobody", measured="-", holds=None),
+        ]
+
+    def notes(self, rows: Sequence[Row]) -> list[str]:
+        return [f"{len(rows)} numbers"]
+
+
+fail = False
+
+
+@pytest.fixture(autouse=True)
+def fresh() -> None:
+    global fail  # noqa: PLW0603 - a switch of the study, whose fields are its identity
+    fail = False
+    done.clear()
+
+
+def work(study: Study, folder: Path, told: list[tuple[str, int, int, float]]) -> Outcome:
+    def on_piece(name: str, place: int, count: int) -> Tick:
+        return lambda share: told.append((name, place, count, share))
+
+    return carry_out(study, folder, command="do it", where="here", on_piece=on_piece)
+
+
+def test_a_study_leaves_numbers_figures_and_a_page(tmp_path: Path) -> None:
+    told: list[tuple[str, int, int, float]] = []
+    outcome = work(Squares(), tmp_path / "a" / "b", told)
+    folder = tmp_path / "a" / "b"
+    with (folder / "numbers.csv").open(newline="") as file:
+        assert list(csv.DictReader(file)) == [
+            {"i": "0", "square": "0", "odd": ""},
+            {"i": "1", "square": "1", "odd": "yes"},
+            {"i": "2", "square": "4", "odd": ""},
+        ]
+    assert (folder / "squares.png").read_bytes().startswith(b"\x89PNG")
+    assert (folder / "squares.pdf").read_bytes().startswith(b"%PDF")
+    lines = outcome.page.read_text().splitlines()
+    assert lines[0] == "# Squares"
+    assert "Squares of a few numbers, for a test." in lines
+    assert "| \\|x\\|² grows | Euclid | 4 | yes |" in lines
+    assert "| all are even | nobody | 1 | **no** |" in lines
+    assert "| all are real | nobody | - | not measured here |" in lines
+    assert {"- 3 numbers", "- here", "- `do it`"} <= set(lines)
+    assert told[:3] == [("of 0", 0, 3, 0.5), ("of 0", 0, 3, 1.0), ("of 1", 1, 3, 0.5)]
+
+
+def test_what_is_done_is_not_done_again(tmp_path: Path) -> None:
+    global fail  # noqa: PLW0603
+    fail = True
+    with pytest.raises(KeyboardInterrupt):
+        work(Squares(), tmp_path, [])
+    fail = False
+    assert done == ["0"]
+    assert not (tmp_path / "README.md").exists()
+    work(Squares(), tmp_path, [])
+    assert done == ["0", "1", "2"]
+    before = (tmp_path / "README.md").read_text()
+    work(Squares(), tmp_path, [])
+    assert done == ["0", "1", "2"]
+    assert (tmp_path / "README.md").read_text() == before
+
+
+def test_a_folder_is_one_study_s(tmp_path: Path) -> None:
+    work(Squares(), tmp_path, [])
+    with pytest.raises(ConfigError, match=r"out: .* holds another study, found configuration"):
+        work(Squares(count=4), tmp_path, [])
+    assert json.loads((tmp_path / "config.json").read_text())["count"] == 3
+    (tmp_path / "file").touch()
+    with pytest.raises(ConfigError, match="out: a folder that can be written is required"):
+        work(Squares(), tmp_path / "file" / "x", [])
