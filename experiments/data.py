@@ -11,6 +11,7 @@ import hashlib
 import math
 import os
 import zlib
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -25,7 +26,7 @@ NAMES = ("digits", "mnist")
 """The names :func:`load` knows."""
 
 DATA_VARIABLE = "ROBUST_AGG_DATA"
-"""Environment variable: the folder that holds ``mnist/``."""
+"""Environment variable: the folder that holds ``mnist/``, ``ptb/`` and ``wikitext-2/``."""
 
 MNIST_MIRROR = "https://ossci-datasets.s3.amazonaws.com/mnist/"
 # Of the compressed files as published, SHA-256 where no algorithm is named. A re-packed copy of the
@@ -92,12 +93,17 @@ class Dataset:
     @cached_property
     def fingerprint(self) -> str:
         """Sixteen hexadecimal digits of the SHA-256 of all samples and labels, in their order."""
-        digest = hashlib.sha256()
-        for split in (self.train, self.validation, self.test):
-            for tensor in (split.inputs, split.targets):
-                digest.update(repr(tuple(tensor.shape)).encode())
-                digest.update(tensor.contiguous().numpy().data)
-        return digest.hexdigest()[:16]
+        splits = (self.train, self.validation, self.test)
+        return fingerprint(tensor for split in splits for tensor in (split.inputs, split.targets))
+
+
+def fingerprint(tensors: Iterable[Tensor], text: str = "") -> str:
+    """Sixteen hexadecimal digits of the SHA-256 of ``text`` and of all numbers in their order."""
+    digest = hashlib.sha256(text.encode())
+    for tensor in tensors:
+        digest.update(repr(tuple(tensor.shape)).encode())
+        digest.update(tensor.contiguous().numpy().data)
+    return digest.hexdigest()[:16]
 
 
 def load(name: str, *, root: PathLike | None = None) -> Dataset:
@@ -121,7 +127,7 @@ def load(name: str, *, root: PathLike | None = None) -> Dataset:
     if name == "digits":
         return _digits()
     if name == "mnist":
-        return _mnist(_data_folder(root))
+        return _mnist(data_folder("mnist", root))
     raise DataError(f"load: name must be one of {', '.join(NAMES)}, found {name!r}")
 
 
@@ -235,7 +241,12 @@ def _digits() -> Dataset:
     return Dataset("digits", train, validation, test, 10, (1, 8, 8), note)
 
 
-def _data_folder(root: PathLike | None) -> Path | None:
+def data_folder(name: str, root: PathLike | None) -> Path | None:
+    """``root/name``, with ``root`` from :data:`DATA_VARIABLE` if None; None where neither is given.
+
+    Raises:
+        DataError: ``root`` is no folder.
+    """
     given, origin = root, "root"
     if given is None:
         given, origin = os.environ.get(DATA_VARIABLE, ""), DATA_VARIABLE
@@ -244,9 +255,9 @@ def _data_folder(root: PathLike | None) -> Path | None:
     folder = Path(given).expanduser()
     if not folder.is_dir():
         raise DataError(
-            f"mnist: {origin} must be an existing folder that holds mnist/, found {str(folder)!r}"
+            f"{name}: {origin} must be an existing folder that holds {name}/, found {str(folder)!r}"
         )
-    return folder / "mnist"
+    return folder / name
 
 
 def _mnist(folder: Path | None) -> Dataset:

@@ -8,9 +8,7 @@ and ``<eos>`` has number 0.
 
 from __future__ import annotations
 
-import hashlib
 import io
-import os
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,7 +18,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from experiments.data import DATA_VARIABLE, DataError, PathLike
+from experiments.data import DATA_VARIABLE, DataError, PathLike, data_folder, fingerprint
 from robust_agg.errors import as_integer, check_count, shown
 
 NAMES = ("ptb", "wikitext-2")
@@ -53,11 +51,7 @@ class Corpus:
     @cached_property
     def fingerprint(self) -> str:
         """Sixteen hexadecimal digits of the SHA-256 of the vocabulary and all tokens in order."""
-        digest = hashlib.sha256("\n".join(self.vocabulary).encode())
-        for tokens in (self.train, self.validation, self.test):
-            digest.update(repr(tuple(tokens.shape)).encode())
-            digest.update(tokens.contiguous().numpy().data)
-        return digest.hexdigest()[:16]
+        return fingerprint((self.train, self.validation, self.test), "\n".join(self.vocabulary))
 
 
 def load(name: str, *, root: PathLike | None = None, words: int | None = None) -> Corpus:
@@ -185,16 +179,12 @@ def _vocabulary(name: str, streams: Sequence[list[str]], words: int | None) -> t
 
 
 def _folder(name: str, root: PathLike | None) -> Path:
-    given, origin = root, "root"
-    if given is None:
-        given, origin = os.environ.get(DATA_VARIABLE, ""), DATA_VARIABLE
-    folder = Path(given).expanduser()
-    if not given or not folder.is_dir():
-        found = repr(str(folder)) if given else "no value"
+    folder = data_folder(name, root)
+    if folder is None:
         raise DataError(
-            f"{name}: {origin} must be an existing folder that holds {name}/, found {found}"
+            f"{name}: {DATA_VARIABLE} must be an existing folder that holds {name}/, found no value"
         )
-    return folder / name
+    return folder
 
 
 def _read(folder: Path, names: Sequence[str]) -> list[str]:

@@ -20,6 +20,8 @@ def draw(
     rows: Sequence[Row], *, name: str, title: str, sizes: Sequence[int], tau: float, level: float
 ) -> Mapping[str, Figure]:
     """One column a batch size: curves above, below each method's τ swept."""
+    from matplotlib.ticker import NullFormatter
+
     figure = new_figure(4.2 * len(sizes), 7.6)
     axes = figure.subplots(2, len(sizes), squeeze=False)
     for column, size in enumerate(sizes):
@@ -37,6 +39,7 @@ def draw(
         )
         for line in axes[:, column]:
             line.grid(alpha=0.25)
+            line.xaxis.set_minor_formatter(NullFormatter())
     axes[0, 0].set_ylabel(ERROR)
     axes[1, 0].set_ylabel(f"iterations to an error of {level}")
     handles, labels = axes[0, 0].get_legend_handles_labels()
@@ -46,8 +49,8 @@ def draw(
 
 
 def _curve(axes: Axes, rows: Sequence[Row], method: str, size: int, tau: float) -> None:
-    t, error = curve(rows, method, size, tau)
-    axes.plot(t[1:], error[1:], label=method, **STYLES[method])
+    points = [(t, e) for t, e in zip(*curve(rows, method, size, tau), strict=True) if t > 0]
+    axes.plot(*zip(*points, strict=True), label=method, **STYLES[method])
 
 
 def _sweep(axes: Axes, rows: Sequence[Row], method: str, size: int, level: float) -> None:
