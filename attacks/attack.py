@@ -51,7 +51,11 @@ class Attack(ABC):
 
 
 class DataAttack(ABC):
-    """An attack on the data: the worker runs the honest path on a batch that this has changed."""
+    """An attack on the data: the worker runs the honest path on a batch that this has changed.
+
+    It is pure: what it does to a batch depends on the batch and the generator alone. A run may use
+    one object for many workers and trainings, and none of its own memory is in a checkpoint.
+    """
 
     @abstractmethod
     def __call__(

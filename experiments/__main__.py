@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import sys
+import threading
 from typing import NoReturn
+
+_OURS = ("robust_agg", "attacks", "workers", "experiments")
 
 
 def main() -> NoReturn:
@@ -13,10 +17,26 @@ def main() -> NoReturn:
     except KeyboardInterrupt:
         sys.exit(130)
     except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] in _OURS:
+            raise
         missing = f"the command line needs {error.name}: pip install 'robust-agg[experiments]'"
         print(f"robust-agg: error: {missing}", file=sys.stderr)
         sys.exit(2)
-    command()
+    try:
+        command()
+    except SystemExit as ended:
+        _exit(ended)
+
+
+def _exit(ended: SystemExit) -> NoReturn:
+    from workers.inline import HostThread
+
+    if any(isinstance(thread, HostThread) for thread in threading.enumerate()):
+        # A hung host was given up; it must not abort what is done.
+        for stream in (sys.stdout, sys.stderr):
+            stream.flush()
+        os._exit(ended.code if isinstance(ended.code, int) else 1)
+    raise ended
 
 
 if __name__ == "__main__":

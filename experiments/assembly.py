@@ -16,6 +16,7 @@ from experiments.data import Dataset
 from experiments.simulation import Aggregating
 from robust_agg import Aggregator, Estimator, Ledger, Server
 from robust_agg.seeding import derive, generator
+from workers import ray_compat
 from workers.host import HostSpec, LocalSGD
 from workers.inline import InlineHosts
 from workers.ray_hosts import RayHosts
@@ -100,6 +101,24 @@ def server(
         yield remote
     finally:
         remote.close()
+
+
+@contextmanager
+def cluster(config: RunConfig) -> Iterator[None]:
+    """One connection to Ray, where it is needed, for all that is opened and closed meanwhile."""
+    if "ray" not in (config.transport, config.server):
+        yield
+        return
+    ray_compat.connect(cpus=config.hosts + 1)
+    try:
+        yield
+    finally:
+        ray_compat.disconnect()
+
+
+def attacks_data(config: RunConfig) -> bool:
+    """Whether Byzantine workers compute honestly on bad data."""
+    return isinstance(config.attack_on(num_classes=10), DataAttack) and config.byzantine > 0
 
 
 def transport(config: RunConfig, data: Dataset, *, attacked: bool) -> Transport:

@@ -6,7 +6,6 @@ import io
 import os
 import shlex
 import sys
-import threading
 import traceback
 from pathlib import Path
 from typing import Annotated, NoReturn
@@ -21,7 +20,6 @@ from experiments.paper.command import FigureName
 from experiments.paper.study import Preset
 from experiments.progress import Progress
 from robust_agg import __version__
-from workers.inline import HostThread
 from workers.transport import HostError
 
 DEBUG = "ROBUST_AGG_DEBUG"
@@ -140,7 +138,7 @@ def _execute(run: run_folder.Run) -> int:
     except runs.InterruptedRun as stopped:
         progress.stop()
         console.print(f"interrupted; continue with: {again}", soft_wrap=True)
-        return 128 + stopped.signal
+        return 128 + stopped.number
     except (HostError, OSError):
         progress.stop()
         if run.has_begun():
@@ -150,45 +148,37 @@ def _execute(run: run_folder.Run) -> int:
         progress.stop()
     table = {(cell.defence, cell.attacked): metrics for cell, metrics in results.items()}
     tests, note = len(run.data.test), run.data.note
-    figure.draw(folder / run_folder.FIGURE, run.config, table)
-    report.write_summary(folder / run_folder.SUMMARY, run.config, table, note, tests=tests)
     console.print(report.table(run.config, table, tests=tests))
     console.print(f"data: {note}", soft_wrap=True)
+    if not (folder / run_folder.FIGURE).exists():
+        figure.draw(folder / run_folder.FIGURE, run.config, table)
+    if not (folder / run_folder.SUMMARY).exists():
+        report.write_summary(folder / run_folder.SUMMARY, run.config, table, note, tests=tests)
     console.print(f"figure: {folder / run_folder.FIGURE}", soft_wrap=True)
     return 0
 
 
 def main(arguments: list[str] | None = None) -> NoReturn:
-    """Entry point: exit code 0, 2 for a mistake in what was asked, 130 after Ctrl-C.
+    """Entry point: exit code 0; 1 where the reader of the output has gone; 2 for a mistake in what
+    was asked, or where it cannot be done; 128 and the signal's number after one, 130 for Ctrl-C.
 
     A mistake is one line on standard error: the parameter, the constraint and what was found. With
     ``ROBUST_AGG_DEBUG`` set, its traceback comes first.
     """
+    if sys.stdout is None:  # closed by the shell's >&-
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - for the life of the process
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # a table is worth more than its ‖
     try:
         code = app(arguments, exit_on_error=False, print_error=False)
     except KeyboardInterrupt:
         code = 130
-    except BrokenPipeError:
-        # The reader of our output (head, say) has gone; nothing is left to say.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        code = 1
     except (CycloptsError, ValueError, HostError, ImportError, OSError) as error:
         if os.environ.get(DEBUG):
             traceback.print_exc()
         print(f"robust-agg: error: {_one_line(error)}", file=sys.stderr)
         code = 2
-    _exit(code if isinstance(code, int) else 0)
-
-
-def _exit(code: int) -> NoReturn:
-    if any(isinstance(thread, HostThread) for thread in threading.enumerate()):
-        # A hung host was given up; it must not abort what is done.
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)
-    sys.exit(code)
+    sys.exit(code if isinstance(code, int) else 0)
 
 
 def _one_line(error: BaseException) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -49,7 +50,9 @@ class _ErrorScale:
 
 def draw(path: Path, config: RunConfig, results: Results) -> None:
     """Write :func:`compose`'s figure as an image."""
-    compose(config, results).savefig(path, dpi=130)
+    temporary = path.with_name(f".{path.name}")
+    compose(config, results).savefig(temporary, dpi=130, format="png")
+    os.replace(temporary, path)
 
 
 def compose(config: RunConfig, results: Results) -> Figure:

@@ -78,7 +78,7 @@ def write_summary(
         "test_samples": tests,
         "defences": {d: _final(results[d, False], results[d, True]) for d in config.defences},
     }
-    temporary = path.with_suffix(".tmp")
+    temporary = path.with_name(f".{path.name}")
     temporary.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf-8")
     os.replace(temporary, path)
 

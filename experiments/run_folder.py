@@ -20,6 +20,7 @@ from experiments import specs
 from experiments.config import ConfigError, RunConfig
 from experiments.data import Dataset, load
 from experiments.simulation import LEDGER
+from robust_agg import __version__
 
 CONFIG = "config.json"
 SUMMARY = "summary.json"
@@ -29,6 +30,7 @@ LOCK = ".lock"
 
 _DIGEST = "digest"
 _DATA = "data"
+_VERSION = "version"
 
 
 @dataclass(frozen=True)
@@ -90,7 +92,11 @@ def create(config: RunConfig, out: Path) -> Run:
                 folder.mkdir()
             except FileExistsError:
                 continue
-            return Run(folder, _write(config, data, folder), data)
+            try:
+                return Run(folder, _write(config, data, folder), data)
+            except BaseException:
+                shutil.rmtree(folder, ignore_errors=True)
+                raise
     except OSError as error:
         raise ConfigError(f"out: a folder that can be written is required, found {error}") from None
     raise ConfigError(f"out: no free name for a run in {out}")
@@ -104,7 +110,12 @@ def _write(config: RunConfig, data: Dataset, folder: Path) -> RunConfig:
         shutil.copyfile(file, folder / file.name)
         values["attack"] = f"{file.name}:{rest}"
         config = dataclasses.replace(config, attack=f"{folder / file.name}:{rest}")
-    content = {**values, _DIGEST: config.digest, _DATA: data.fingerprint}
+    content = {
+        **values,
+        _DIGEST: config.digest,
+        _DATA: data.fingerprint,
+        _VERSION: __version__,
+    }
     (folder / CONFIG).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
     return config
 
@@ -119,11 +130,11 @@ def reopen(folder: Path) -> Run:
     """
     path = folder / CONFIG
     content = _read(path)
-    known = {_DIGEST, _DATA, *(field.name for field in dataclasses.fields(RunConfig))}
+    known = {_DIGEST, _DATA, _VERSION, *(field.name for field in dataclasses.fields(RunConfig))}
     for kind, names in (("unknown", content.keys() - known), ("missing", known - content.keys())):
         if names:
             raise ConfigError(f"{path}: {kind} parameters {', '.join(sorted(names))}")
-    digest, fingerprint = content.pop(_DIGEST), content.pop(_DATA)
+    digest, fingerprint, _ = (content.pop(name) for name in (_DIGEST, _DATA, _VERSION))
     values: dict[str, Any] = {n: tuple(v) if isinstance(v, list) else v for n, v in content.items()}
     if isinstance(values["attack"], str):
         file, rest = specs.own_file(values["attack"])
@@ -175,8 +186,12 @@ def locked(folder: Path) -> Iterator[None]:
     Raises:
         ConfigError: another one is in it.
     """
+    lock = FileLock(folder / LOCK, timeout=0)
     try:
-        with FileLock(folder / LOCK, blocking=False):
-            yield
+        lock.acquire()
     except Timeout:
-        raise ConfigError(f"{folder}: another process is working on this run") from None
+        raise ConfigError(f"{folder}: another process is working in it") from None
+    try:
+        yield
+    finally:
+        lock.release()

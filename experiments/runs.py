@@ -11,24 +11,34 @@ from types import FrameType
 from experiments import assembly
 from experiments.progress import Progress
 from experiments.run_folder import DONE, Run, Training, locked
-from experiments.simulation import CHECKPOINT, LEDGER, Metrics, Simulation, read_metrics
+from experiments.simulation import (
+    CHECKPOINT,
+    LEDGER,
+    METRICS,
+    Metrics,
+    Simulation,
+    clean,
+    read_metrics,
+)
 from robust_agg import Ledger
+from robust_agg.checkpoint import CheckpointError
 from workers.transport import HostError, Transport
 
 
 class InterruptedRun(Exception):  # noqa: N818 - the user's wish, no error
-    """The run was asked to stop, by ``signal``; everything done so far is on disk."""
+    """The run was asked to stop, by signal ``number``; a checkpoint is on disk, this round's unless
+    a host was dead or hung."""
 
-    def __init__(self, signal: int) -> None:
-        super().__init__(signal)
-        self.signal = signal
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number = number
 
 
 def execute(run: Run, progress: Progress) -> dict[Training, list[Metrics]]:
     """Do what is left of ``run``; a finished one is only read.
 
-    In the main thread, the first SIGINT (Ctrl-C) or SIGTERM lets the round in progress end and
-    saves it; the second one does not wait.
+    In the main thread, the first SIGINT (Ctrl-C), SIGTERM or SIGHUP lets the round in progress end
+    and saves it; the second one does not wait. While Ray starts, its own code may end at once.
 
     Returns:
         The evaluated rounds of every training, those of earlier calls included.
@@ -36,14 +46,27 @@ def execute(run: Run, progress: Progress) -> dict[Training, list[Metrics]]:
     Raises:
         InterruptedRun: after such a signal.
         ConfigError: the run cannot start, or another process is working on it.
+        CheckpointError: what an earlier process left is damaged.
         AttackError: the attack has failed.
         HostError: a host cannot be built, or the server's actor has died.
+        OSError: the folder cannot be written.
     """
     progress.start(run.config, sum(not run.is_done(cell) for cell in run.trainings))
     if not all(map(run.is_done, run.trainings)):
-        with locked(run.folder), _stop_on_signals() as stop:
+        with locked(run.folder), _stop_on_signals() as stop, assembly.cluster(run.config):
             _train_all(run, progress, stop)
-    return {cell: read_metrics(run.path(cell)) for cell in run.trainings}
+    return {cell: _metrics(run, cell) for cell in run.trainings}
+
+
+def _metrics(run: Run, cell: Training) -> list[Metrics]:
+    found = read_metrics(run.path(cell))
+    last = found[-1].round if found else 0
+    if last != run.config.rounds:
+        raise CheckpointError(
+            f"{run.path(cell) / METRICS}: metrics of round {run.config.rounds} are required, "
+            f"found round {last} as the last"
+        )
+    return found
 
 
 class _Stop:
@@ -64,7 +87,13 @@ def _stop_on_signals() -> Iterator[_Stop]:
         for each in before:
             signal.signal(each, signal.default_int_handler)
 
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    every = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    # One that is ignored, as in a script's background jobs or under nohup, stays so.
+    before = {
+        number: handler
+        for number in every
+        if (handler := signal.getsignal(number)) is not signal.SIG_IGN
+    }
     for number in before:
         signal.signal(number, ask)
     try:
@@ -77,34 +106,41 @@ def _stop_on_signals() -> Iterator[_Stop]:
 
 
 def _train_all(run: Run, progress: Progress, stop: _Stop) -> None:
-    for attacked in (False, True):
-        cells = [c for c in run.trainings if c.attacked == attacked and not run.is_done(c)]
-        with _Workers(run, attacked=attacked) as workers:
-            for cell in cells:
-                _train(run, cell, workers.ready(), progress, stop)
+    with _Workers(run) as workers:
+        for cell in run.trainings:
+            if not run.is_done(cell):
+                _train(run, cell, workers.ready(attacked=cell.attacked), progress, stop)
+            # A process may have died before it could.
+            clean(run.path(cell))
+            (run.path(cell) / CHECKPOINT).unlink(missing_ok=True)
 
 
 class _Workers:
-    """The transport of several trainings: hosts take seconds to start, so one lasts for all.
+    """The transport of several trainings: hosts take seconds to start, so one lasts for many.
 
-    Unless a host dies or hangs: then the next training gets a new one.
+    Until a host dies or hangs, or the workers' data turns bad: then there is a new one.
     """
 
-    def __init__(self, run: Run, *, attacked: bool) -> None:
-        self._run, self._attacked = run, attacked
+    def __init__(self, run: Run) -> None:
+        self._run = run
         self._transport: Transport | None = None
+        self._bad_data = False
 
-    def ready(self) -> Transport:
-        """Workers that all answer and remember nothing."""
+    def ready(self, *, attacked: bool) -> Transport:
+        """Workers that all answer, and whose estimators remember nothing."""
+        bad_data = attacked and assembly.attacks_data(self._run.config)
         if self._transport is not None:
             try:
                 self._transport.load_state({})
             except HostError:
                 self._close()
+        if bad_data != self._bad_data:
+            self._close()
         if self._transport is None:
             self._transport = assembly.transport(
-                self._run.config, self._run.data, attacked=self._attacked
+                self._run.config, self._run.data, attacked=attacked
             )
+            self._bad_data = bad_data
         return self._transport
 
     def _close(self) -> None:
@@ -140,19 +176,19 @@ def _train(run: Run, cell: Training, transport: Transport, progress: Progress, s
         for metrics in simulation.run(config.rounds, evaluate_every=config.evaluate_every):
             progress.advance(server.round, metrics)
             if stop.signal or server.round % config.checkpoint_every == 0:
-                _save(simulation, progress)
+                # A host may have died of the same signal: its workers' states are in the last one.
+                _save(simulation, progress, complete=bool(stop.signal))
             if stop.signal:
                 raise InterruptedRun(stop.signal)
-    (folder / DONE).touch()
     # From here on the training is its metrics and its ledger.
-    (folder / CHECKPOINT).unlink(missing_ok=True)
+    (folder / DONE).touch()
     progress.end()
 
 
-def _save(simulation: Simulation, progress: Progress) -> None:
+def _save(simulation: Simulation, progress: Progress, *, complete: bool) -> None:
     """A checkpoint; where a host keeps its workers' states back, the last one stays."""
     try:
-        simulation.save()
+        simulation.save(complete=complete)
     except HostError as error:
         round_ = simulation.server.round
         progress.console.print(f"no checkpoint of round {round_}: {error}", soft_wrap=True)

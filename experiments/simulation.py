@@ -20,7 +20,7 @@ from attacks import Adversary, Knowledge
 from experiments.data import Split
 from robust_agg import Ledger, Record, State, Update
 from robust_agg.admission import Rejection
-from robust_agg.checkpoint import load_checkpoint, save_checkpoint
+from robust_agg.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
 from robust_agg.seeding import generator
 from workers.transport import Transport
 
@@ -80,7 +80,7 @@ class AttackError(ValueError):
 def _blaming(adversary: Adversary) -> Iterator[None]:
     try:
         yield
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         attack = type(adversary.attack)
         frames = traceback.extract_tb(error.__traceback__)
         file = sys.modules[attack.__module__].__file__
@@ -172,13 +172,18 @@ class Simulation:
     def _reads_honest_rows(self) -> bool:
         return self.adversary is not None and Knowledge.HONEST in self.adversary.attack.knows
 
-    def save(self) -> None:
+    def save(self, *, complete: bool = False) -> None:
         """Checkpoint everything that the remaining rounds depend on.
+
+        Args:
+            complete: whether the states of workers that died with their host must be there too.
 
         Raises:
             HostError: a host keeps its workers' states back; the last checkpoint stays.
         """
-        workers = {str(i): dict(s) for i, s in self.transport.state().items()}
+        workers = {str(i): dict(s) for i, s in self.transport.state(complete=complete).items()}
+        for name in (LEDGER, METRICS):
+            _sync(self.folder / name)
         save_checkpoint(
             self.folder / CHECKPOINT,
             {
@@ -191,20 +196,35 @@ class Simulation:
         )
 
     def restore(self) -> None:
-        """Continue from the checkpoint, if there is one; lines of later rounds are dropped."""
+        """Continue from the checkpoint, if there is one; lines of later rounds are dropped.
+
+        Raises:
+            CheckpointError: checkpoint or ledger are damaged, or of another version.
+        """
         path = self.folder / CHECKPOINT
+        clean(self.folder)
         if not path.exists():
             self.transport.load_state({})
             for name in (LEDGER, METRICS):
                 (self.folder / name).unlink(missing_ok=True)
             return
         tree = load_checkpoint(path)
+        missing = {"server", "workers", "attack", "skipped", "missing"} - set(tree)
+        if missing:
+            raise CheckpointError(f"{path}: {', '.join(sorted(missing))} are required, found none")
         self.server.load_state_dict(tree["server"])
         self.transport.load_state({int(i): s for i, s in tree["workers"].items()})
         self._attack_state = tree["attack"]
         self.skipped = tree["skipped"]
         self.missing = tree["missing"]
-        Ledger(self.folder / LEDGER).truncate(self.server.round)
+        ledger = Ledger(self.folder / LEDGER)
+        ledger.truncate(self.server.round)
+        found = sum(1 for _ in ledger)
+        if found != self.server.round:
+            raise CheckpointError(
+                f"{ledger.path}: the checkpoint's {self.server.round} rounds are required, "
+                f"found {found}"
+            )
         kept = [m for m in read_metrics(self.folder) if m.round <= self.server.round]
         lines = "".join(_line(m) for m in kept)
         temporary = self.folder / f".{METRICS}"
@@ -239,7 +259,7 @@ class Simulation:
     def _error(self, honest: list[Update], record: Record) -> float | None:
         estimate = self.server.estimate
         rejected = {rejection.sender for rejection in record.rejected}
-        rows = [update.row for update in honest if update.sender not in rejected]
+        rows = [update.row.cpu() for update in honest if update.sender not in rejected]
         if record.skipped is not None or estimate is None or not rows:
             return None
         mean = torch.stack(rows).double().mean(dim=0)
@@ -253,6 +273,19 @@ class Simulation:
         pairs = zip(record.senders, record.weights, strict=True)
         bad = sum(abs(w) for sender, w in pairs if sender in self.byzantine)
         return bad / total if total > 0 else 0.0
+
+
+def clean(folder: Path) -> None:
+    """Remove what a process leaves that dies while it writes a checkpoint."""
+    for path in folder.glob(f".{CHECKPOINT}.*"):
+        path.unlink(missing_ok=True)
+
+
+def _sync(path: Path) -> None:
+    """Let what was written outlive the machine, not the process alone."""
+    if path.exists():
+        with path.open("ab") as file:
+            os.fsync(file.fileno())
 
 
 def _line(metrics: Metrics) -> str:

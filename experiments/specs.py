@@ -12,6 +12,7 @@ import difflib
 import hashlib
 import importlib.util
 import inspect
+import re
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -31,6 +32,10 @@ Table: TypeAlias = Mapping[str, type]
 _FORM = "Name(parameter=value, …)"
 _LONGEST = 1000
 # Characters of a specification.
+_NAMED = re.compile(r"\s*\w+\s*(\(|$)")
+# What begins the specification of an object of the library.
+_OWN_FILE = re.compile(r"(.+?\.py):\s*(\w*\s*(?:\(.*)?)", re.DOTALL)
+# A path and what is in it; the path may hold ".py:" as long as no name follows it.
 _OWN = "robust_agg_own_"
 # What the names of modules begin with that were read from a user's file.
 
@@ -82,8 +87,10 @@ def parse_attack(text: str, *, num_classes: int) -> Attack | DataAttack:
 
 def own_file(text: str) -> tuple[Path | None, str]:
     """``path/to/file.py:Class(…)`` as the file and the rest; None for an attack of the library."""
-    head, separator, tail = text.partition(".py:")
-    return (Path(head + ".py").expanduser(), tail) if separator else (None, text)
+    found = _OWN_FILE.fullmatch(text)
+    if found is None or _NAMED.match(text):
+        return None, text
+    return Path(found[1]).expanduser(), found[2]
 
 
 def catalogue() -> dict[str, list[type]]:

@@ -6,6 +6,7 @@ import json
 import math
 import os
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -70,8 +71,10 @@ class Ledger:
             return
         with self.path.open(encoding="utf-8") as file:
             for line in file:
-                if line.endswith("}\n"):
-                    yield json.loads(line)
+                # One may end in the brace of an inner object.
+                with suppress(ValueError):
+                    if line.endswith("}\n"):
+                        yield json.loads(line)
 
     def truncate(self, before: int) -> None:
         """Keep the rounds below ``before``."""

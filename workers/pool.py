@@ -140,12 +140,12 @@ class HostPool(Transport):
             seconds=time.monotonic() - begun,
         )
 
-    def state(self) -> dict[int, State]:
+    def state(self, *, complete: bool = False) -> dict[int, State]:
         states: dict[int, State] = {}
         calls: dict[int, tuple[Any, ...]] = dict.fromkeys(range(len(self._ids)), ())
         answers = list(self._ask("state", calls, "its state", time.monotonic(), patient=True))
         for host, answer in answers:
-            if host in self._lost:
+            if host in self._lost and not complete:
                 continue
             if isinstance(answer, Failure):
                 raise HostError(f"{type(self).__name__}: state: {answer.reason}")

@@ -14,7 +14,8 @@ import shutil
 import signal
 import tempfile
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -71,17 +72,34 @@ def connect(*, cpus: float, address: str | None = None, **options: Any) -> None:
                     "_temp_dir": _folder,
                     **options,
                 }
-            handler = signal.getsignal(signal.SIGTERM)
             try:
-                ray.init(log_to_driver=False, logging_level=logging.ERROR, **settings)
+                with _callers_sigterm():
+                    ray.init(log_to_driver=False, logging_level=logging.ERROR, **settings)
             except BaseException:
                 _remove_folder()
                 raise
-            if callable(handler) and threading.current_thread() is threading.main_thread():
-                # Ray puts its own in the place of a caller's who wants to end in order.
-                signal.signal(signal.SIGTERM, handler)
             _ours = True
         _users += 1
+
+
+@contextmanager
+def _callers_sigterm() -> Iterator[None]:
+    """Keep a caller's handler, who wants to end in order; Ray would put its own in its place.
+
+    Only Python's handler: until Ray has started, its native code may end the process at once.
+    """
+    import ray._private.utils as utils
+
+    handler = signal.getsignal(signal.SIGTERM)
+    install = getattr(utils, "set_sigterm_handler", None)
+    if not callable(handler) or install is None:
+        yield
+        return
+    utils.set_sigterm_handler = lambda _: None
+    try:
+        yield
+    finally:
+        utils.set_sigterm_handler = install
 
 
 def disconnect() -> None:

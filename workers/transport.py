@@ -66,13 +66,16 @@ class Transport(ABC):
         """
 
     @abstractmethod
-    def state(self) -> dict[int, State]:
+    def state(self, *, complete: bool = False) -> dict[int, State]:
         """The local estimators' states; what a dead host had is lost with it.
 
         A host that is busy with an older round is waited for, up to the deadline.
 
+        Args:
+            complete: whether a dead host is an error.
+
         Raises:
-            HostError: a host that lives does not give its workers' states by the deadline.
+            HostError: a host that lives, or any, does not give its workers' states by the deadline.
         """
 
     @abstractmethod

@@ -73,6 +73,7 @@ def own_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         "abstract": attack + "    pass\n",
         "constructor": attack + "    def __init__(self):\n        raise KeyError('it')\n" + call_,
         "rows": attack + call_.format("'no rows'"),
+        "quits": attack + "    def __call__(self, *_):\n        raise SystemExit(0)\n",
     }.items():
         (tmp_path / f"{name}.py").write_text(text)
     (tmp_path / "file").touch()
@@ -268,12 +269,19 @@ def test_missing_data_is_one_line(
     assert not (tmp_path / "runs").exists()
 
 
+@pytest.mark.parametrize(
+    ("name", "found"),
+    [
+        ("rows", "rows (2, 650) of torch.float32 on cpu are required, found str"),
+        ("quits", "quits.py:5: SystemExit: 0"),
+    ],
+)
 def test_an_attack_that_fails_in_a_round_is_one_line_and_leaves_no_complete_run(
-    own_files: Path, capsys: pytest.CaptureFixture[str]
+    name: str, found: str, own_files: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    line = refusal(capsys, "run", *options(tiny(attack="rows.py:Mine")), "--out", "runs")
+    line = refusal(capsys, "run", *options(tiny(attack=f"{name}.py:Mine")), "--out", "runs")
     assert "Mine failed at " in line
-    assert "rows (2, 650) of torch.float32 on cpu are required, found str" in line
+    assert found in line
     folder = only_folder(own_files / "runs")
     assert not (folder / SUMMARY).exists()
     assert not (folder / "figure.png").exists()

@@ -160,7 +160,7 @@ def test_two_processes_do_not_work_on_one_run(tmp_path: Path) -> None:
     other = context.Process(target=_work, args=(run.folder, inside, leave))
     other.start()
     assert inside.wait(120)
-    with pytest.raises(ConfigError, match="another process is working on this run") as refused:
+    with pytest.raises(ConfigError, match="another process is working in it") as refused:
         runs.execute(run, quiet())
     assert str(run.folder) in str(refused.value)
     assert sorted(path.name for path in run.folder.iterdir()) == [LOCK, CONFIG]

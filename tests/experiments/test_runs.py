@@ -21,7 +21,7 @@ from experiments.run_folder import CONFIG, DONE, Run, Training, create, discard,
 from experiments.runs import InterruptedRun
 from experiments.simulation import CHECKPOINT, LEDGER, METRICS, AttackError, Metrics, read_metrics
 from robust_agg import Ledger
-from robust_agg.checkpoint import load_checkpoint
+from robust_agg.checkpoint import CheckpointError, load_checkpoint
 
 
 def done(config: RunConfig, out: Path) -> Path:
@@ -242,7 +242,7 @@ def test_the_training_after_a_host_died_has_all_hosts(tmp_path: Path) -> None:
 def test_a_hung_host_costs_no_checkpoint_that_was_made(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    run = bad_host(tmp_path, 5, "hangs", deadline=1.0, checkpoint_every=4)
+    run = bad_host(tmp_path, 5, "hangs", deadline=6.0, checkpoint_every=4)
     progress = CtrlC(8 + 7, Console())
     with pytest.raises(InterruptedRun):
         runs.execute(run, progress)
@@ -254,6 +254,60 @@ def test_a_hung_host_costs_no_checkpoint_that_was_made(
     go_on(run.folder)
     assert [line["round"] for line in Ledger(run.path(attacked) / LEDGER)] == [*range(8)]
     assert read_metrics(run.path(attacked))[-1].missing == 0
+
+
+def test_a_signal_that_a_host_died_of_too_costs_no_checkpoint_that_was_made(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As where a scheduler signals every process of a job."""
+    run = bad_host(tmp_path, 5, "dies", checkpoint_every=4)
+    with pytest.raises(InterruptedRun):
+        runs.execute(run, CtrlC(8 + 7, Console()))
+    said = "no checkpoint of round 7: InlineHosts: state: lost: host 1 died in round 5"
+    assert said in " ".join(capsys.readouterr().out.split())
+    kept = load_checkpoint(run.path(Training("VClip", True)) / CHECKPOINT)
+    assert kept["server"]["round"] == 4
+    assert sorted(kept["workers"], key=int) == [str(i) for i in range(7)]
+
+
+def test_what_a_dead_process_left_beside_a_checkpoint_is_removed(
+    finished: Path, tmp_path: Path
+) -> None:
+    run = create(tiny(**STATEFUL), tmp_path)
+    with pytest.raises(InterruptedRun):
+        runs.execute(run, CtrlC(24 + 3))
+    for cell in run.trainings:
+        (run.path(cell) / f".{CHECKPOINT}.x1y2z3").touch()
+    (run.path(run.trainings[0]) / CHECKPOINT).touch()
+    go_on(run.folder)
+    assert outcome(run.folder) == outcome(finished)
+
+
+@pytest.mark.parametrize(
+    ("name", "keep", "message"),
+    [
+        (METRICS, 0, r"metrics of round 24 are required, found round 0 as the last"),
+        (METRICS, 5, r"metrics of round 24 are required, found round 20 as the last"),
+    ],
+)
+def test_a_finished_training_without_its_end_is_refused(
+    name: str, keep: int, message: str, finished: Path, tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(finished, tmp_path / "copy"))
+    path = folder / reopen(folder).trainings[1].folder / name
+    path.write_text("".join(path.read_text().splitlines(keepends=True)[:keep]))
+    with pytest.raises(CheckpointError, match=message):
+        go_on(folder)
+
+
+def test_a_ledger_that_is_shorter_than_its_checkpoint_is_refused(tmp_path: Path) -> None:
+    run = create(tiny(), tmp_path)
+    with pytest.raises(InterruptedRun):
+        runs.execute(run, CtrlC(20))
+    path = run.path(run.trainings[0]) / LEDGER
+    path.write_text("".join(path.read_text().splitlines(keepends=True)[:2]))
+    with pytest.raises(CheckpointError, match=r"the checkpoint's 20 rounds are required, found 2"):
+        go_on(run.folder)
 
 
 def test_without_an_honest_row_an_attack_on_honest_rows_sends_nothing(tmp_path: Path) -> None:

@@ -186,3 +186,14 @@ def test_a_last_line_cut_anywhere_is_not_read_and_is_dropped(tmp_path: Path) -> 
         assert path.read_bytes() == whole[:start]
         ledger.append(FULL)
         assert path.read_bytes() == whole
+
+
+def test_a_line_cut_anywhere_is_left_out_though_others_follow(tmp_path: Path) -> None:
+    path = tmp_path / "ledger"
+    ledger = written(path, [*numbered(0, 1), FULL])
+    whole = path.read_bytes()
+    start = whole.rindex(b"\n", 0, -1) + 1
+    for end in range(start + 1, len(whole) - 1):
+        path.write_bytes(whole[:end])
+        ledger.append(FULL)
+        assert [line["round"] for line in ledger] == [0, 1, 3]

