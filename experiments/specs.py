@@ -205,6 +205,9 @@ def _build(node: ast.expr, text: str, table: Table, defaults: Mapping[str, Any])
     for parameter, value in defaults.items():
         if parameters and parameters.get(parameter) and not arguments:
             named.setdefault(parameter, value)
+    missing = [each for each, needed in (parameters or {}).items() if needed and each not in named]
+    if missing and not arguments:
+        raise SpecError(f"{name}: {', '.join(missing)} must be given, found {text!r}")
     wrong = mismatch(cls, named) if parameters else None
     if wrong is not None:
         raise SpecError(f"{name}: {wrong}")

@@ -141,6 +141,8 @@ WRONG: list[tuple[str, str, str]] = [
     ("estimator Mean", "estimator: an online estimator is required", "found 'Mean'"),
     ("local-estimator Mean", "local_estimator: 'Mean': an estimator is required", "found Mean"),
     ("partition Dirichlt", "partition", "did you mean 'Dirichlet'"),
+    ("partition GammaSimilarity", "partition: GammaSimilarity: gamma must be given", "Gamma"),
+    ("aggregator Clip + Mean", "aggregator: Clip: threshold must be given", "Clip . Mean"),
     ("model Transformer", "model", "known are LogisticRegression, MLP, SmallCNN"),
     # Values within.
     (
