@@ -83,7 +83,8 @@ def _finite_variance(rows: Sequence[Row], sizes: Sequence[int], columns: int) ->
     return Claim(
         statement="Minibatch noise has finite variance: relative to ‖ḡ‖ it falls as 1/√b",
         source=OURS,
-        measured=f"noise {_list([noise[size] for size in sizes])} at b = {_list(sizes)}; "
+        measured=f"noise {_list([noise[size] for size in sizes])} at b = "
+        f"{', '.join(map(str, sizes))}; "
         f"times √b, relative to the smallest: {_list([s / scaled[0] for s in scaled])}",
         holds=all(0.8 < s / scaled[0] < 1.25 for s in scaled),
     )
