@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from itertools import accumulate
+from types import MethodType
 from typing import Any, NamedTuple, cast
 
 import torch
@@ -62,8 +63,8 @@ class OnlineEstimate:
     - With a closure, which may be called once a step, gradients are replaced after it. LBFGS, which
       compares gradients within a step, is refused.
     - In data parallel training gradients are averaged before the step: m is the same on all ranks.
-    - Attach to the optimizer itself, before a framework wraps it. Hooks on its step that change
-      ``.grad`` act on the gradient if registered before the attachment, and on m if after.
+    - Attach to the optimizer itself, before a framework wraps it. Hooks on its step find m in
+      ``.grad``, and what they write there is for that step alone.
     - The device must know float64, which Apple's MPS does not.
 
     Attributes:
@@ -102,8 +103,6 @@ class OnlineEstimate:
         self._spans()  # before there is a hook
         try:
             self._handles = [
-                optimizer.register_step_pre_hook(self._before),
-                optimizer.register_step_post_hook(self._after),
                 optimizer.register_state_dict_post_hook(self._add_to),
                 optimizer.register_load_state_dict_pre_hook(self._take_from),
             ]
@@ -112,6 +111,11 @@ class OnlineEstimate:
                 "OnlineEstimate: optimizer must be a torch optimizer itself, "
                 f"found a wrapper, {type(optimizer).__name__}"
             ) from error
+        self._attached = True
+        # A step that fails, and one that calls its parent's, are beyond what torch's hooks can see.
+        optimizer.step = MethodType(  # type: ignore[method-assign]  # as torch's schedulers do
+            self._around(optimizer.step), optimizer
+        )
 
     @property
     def rejected(self) -> Tensor:
@@ -128,6 +132,7 @@ class OnlineEstimate:
 
     def detach(self) -> None:
         """Let the optimizer step by its gradients again."""
+        self._attached = False
         for handle in self._handles:
             handle.remove()
 
@@ -149,22 +154,31 @@ class OnlineEstimate:
         with torch.no_grad():
             unpack(state, self._parameters(), self._estimates, self._vectors, self._zeros)
 
-    # --- torch's hooks ----------------------------------------------------------------------------
+    # --- around torch's methods -------------------------------------------------------------------
 
-    def _before(
-        self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
-        closure = args[1] if len(args) > 1 else kwargs.get("closure")
-        if closure is None:
-            self._hand_out()
-            return None
-        # Its gradients are there only once it was called, within the step.
-        watched = self._watched(closure)
-        if len(args) > 1:
-            return (args[0], watched, *args[2:]), kwargs
-        return args, {**kwargs, "closure": watched}
+    def _around(self, inner: Callable[..., Any]) -> Callable[..., Any]:
+        def step(optimizer: Optimizer, *args: Any, **kwargs: Any) -> Any:
+            return self._step(inner, *args, **kwargs) if self._attached else inner(*args, **kwargs)
+
+        # Schedulers know by a mark that they have been here.
+        step.__dict__.update(getattr(inner, "__dict__", {}))
+        return step
+
+    def _step(self, inner: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
+        closure = args[0] if args else kwargs.get("closure")
+        try:
+            if closure is None:
+                self._hand_out()
+            elif args:
+                args = (self._watched(closure), *args[1:])
+            else:
+                kwargs["closure"] = self._watched(closure)
+            return inner(*args, **kwargs)
+        finally:
+            self._loans.end(self._estimates)
 
     def _watched(self, closure: Callable[[], Any]) -> Callable[[], Any]:
+        """The closure, after which gradients are there: only then can they be replaced."""
         calls = 0
 
         def watched() -> Any:
@@ -181,9 +195,6 @@ class OnlineEstimate:
 
         return watched
 
-    def _after(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        self._loans.end(self._estimates)
-
     def _add_to(self, optimizer: Optimizer, state: dict[str, Any]) -> None:
         state[KEY] = dict(self.state_dict())
 
@@ -196,7 +207,6 @@ class OnlineEstimate:
     @torch.no_grad()
     def _hand_out(self) -> None:
         """Step the estimates, and let every ``.grad`` be one."""
-        self._loans.end(self._estimates)
         spans = self._spans()
         for parameter in self._parameters():
             check_gradient(parameter.grad)

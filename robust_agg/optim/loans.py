@@ -58,14 +58,17 @@ class Loans:
             RuntimeError: an estimate was written to.
         """
         loans, self._open = self._open, []
+        written: list[Tensor] = []
         for parameter, gradient, handed, version in loans:
             if parameter.grad is handed:
                 parameter.grad = gradient
             if handed is estimates.get(parameter) and handed._version != version:
-                raise RuntimeError(
-                    "OnlineEstimate: the estimate must only be read within a step, "
-                    f"found one of shape {tuple(handed.shape)} that was written to"
-                )
+                written.append(handed)
+        if written:
+            raise RuntimeError(
+                "OnlineEstimate: the estimate must only be read within a step, "
+                f"found one of shape {tuple(written[0].shape)} that was written to"
+            )
 
     def _copy_of(self, parameter: nn.Parameter, gradient: Tensor) -> Tensor:
         kept = self._copies.get(parameter)
@@ -77,8 +80,9 @@ class Loans:
     def _lends(self) -> bool:
         return (
             type(self.optimizer) in READERS
-            # Ours alone; another may clip what it finds.
-            and len(self.optimizer._optimizer_step_pre_hooks) == 1
+            # A hook may clip or zero what it finds.
+            and not self.optimizer._optimizer_step_pre_hooks
+            and not self.optimizer._optimizer_step_post_hooks
             and not any(
                 group.get(option)
                 for group in self.optimizer.param_groups

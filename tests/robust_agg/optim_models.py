@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import robust_agg as ra
+from robust_agg.optim import OnlineEstimate
 
 SHAPES = ((3, 4), (5,), (), (2, 3, 2))
 D = 30
@@ -41,16 +42,16 @@ def parameters(
     return [nn.Parameter(torch.zeros(shape, dtype=dtype)) for shape in shapes]
 
 
-def heavy_tailed(shape: tuple[int, ...], draw: torch.Generator, dtype: torch.dtype) -> Tensor:
+def heavy_tailed(shape: tuple[int, ...], generator: torch.Generator, dtype: torch.dtype) -> Tensor:
     """Student's t with two degrees of freedom around 1."""
-    normal = torch.randn(shape, generator=draw, dtype=torch.float64)
-    squares = torch.rand(shape, generator=draw, dtype=torch.float64).log().neg()
+    normal = torch.randn(shape, generator=generator, dtype=torch.float64)
+    squares = torch.rand(shape, generator=generator, dtype=torch.float64).log().neg()
     return (1 + normal / squares.sqrt()).to(dtype)
 
 
-def give(chosen: Sequence[nn.Parameter], draw: torch.Generator) -> None:
+def give(chosen: Sequence[nn.Parameter], generator: torch.Generator) -> None:
     for parameter in chosen:
-        parameter.grad = heavy_tailed(tuple(parameter.shape), draw, parameter.dtype)
+        parameter.grad = heavy_tailed(tuple(parameter.shape), generator, parameter.dtype)
 
 
 def flat(tensors: Sequence[Tensor]) -> Tensor:
@@ -67,6 +68,14 @@ def gradients(chosen: Sequence[nn.Parameter]) -> list[Tensor]:
         assert parameter.grad is not None
         found.append(parameter.grad)
     return found
+
+
+def draw(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def estimates(estimate: OnlineEstimate, chosen: Sequence[nn.Parameter]) -> Tensor:
+    return flat([estimate.of(parameter) for parameter in chosen])
 
 
 class Oracle:
@@ -93,18 +102,20 @@ LR = 0.1
 
 def model() -> nn.Sequential:
     made = nn.Sequential(nn.Linear(6, 5), nn.Tanh(), nn.Linear(5, 1))
-    draw = torch.Generator().manual_seed(0)
+    generator = draw()
     with torch.no_grad():
         for parameter in made.parameters():
-            parameter.copy_(torch.randn(parameter.shape, generator=draw) / 2)
+            parameter.copy_(torch.randn(parameter.shape, generator=generator) / 2)
     return made
 
 
 def data() -> TensorDataset:
     """Targets with heavy tails."""
-    draw = torch.Generator().manual_seed(1)
-    inputs = torch.randn(8 * ROUNDS, 6, generator=draw)
-    noise = torch.randn(8 * ROUNDS, generator=draw) / torch.randn(8 * ROUNDS, generator=draw)
+    generator = draw(1)
+    inputs = torch.randn(8 * ROUNDS, 6, generator=generator)
+    noise = torch.randn(8 * ROUNDS, generator=generator) / torch.randn(
+        8 * ROUNDS, generator=generator
+    )
     return TensorDataset(inputs, inputs.sum(dim=1) + noise)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
-from optim_models import SHAPES, TABLE, give, gradients, parameters
+from optim_models import SHAPES, TABLE, draw, give, gradients, parameters
 from torch import nn
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 from torch.distributed.device_mesh import init_device_mesh
@@ -96,10 +96,10 @@ def test_state_stays_at_its_place_as_a_captured_graph_needs_it(name: str) -> Non
     chosen = parameters()
     optimizer = torch.optim.SGD(chosen, lr=0.1)
     estimate = OnlineEstimate(optimizer, TABLE[name]())
-    draw = torch.Generator().manual_seed(0)
+    generator = draw()
     places = []
     for _ in range(4):
-        give(chosen, draw)
+        give(chosen, generator)
         optimizer.step()
         places.append({key: value.data_ptr() for key, value in estimate.state_dict().items()})
     assert len(places[0]) >= 6
@@ -125,9 +125,9 @@ def test_the_estimate_is_lent_to_an_optimizer_that_only_reads(
         inner(params, grads, *arguments, **keywords)
 
     monkeypatch.setattr(module, "sgd", spy)
-    draw = torch.Generator().manual_seed(0)
+    generator = draw()
     for _ in range(3):
-        give(chosen, draw)
+        give(chosen, generator)
         optimizer.step()
     state = estimate.state_dict()
     own = [state[f"estimate.{place}"].data_ptr() for place in range(len(chosen))]

@@ -13,11 +13,16 @@ import robust_agg as ra
 from robust_agg.optim import OnlineEstimate
 
 
-def test_a_schedule_moves_the_learning_rate_alone() -> None:
+@pytest.mark.filterwarnings("error:.*lr_scheduler")
+@pytest.mark.parametrize("attached_first", [True, False])
+def test_a_schedule_moves_the_learning_rate_alone(attached_first: bool) -> None:
     network = model()
     optimizer = torch.optim.SGD(network.parameters(), lr=LR)
-    OnlineEstimate(optimizer, ra.VClip(tau=1.0))
+    if attached_first:
+        OnlineEstimate(optimizer, ra.VClip(tau=1.0))
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda turn: 1 / (1 + turn))
+    if not attached_first:
+        OnlineEstimate(optimizer, ra.VClip(tau=1.0))
     expected = by_hand(ra.VClip(tau=1.0), [LR / (1 + turn) for turn in range(ROUNDS)])
     for batch, wanted in zip(batches(), expected, strict=True):
         optimizer.zero_grad()
