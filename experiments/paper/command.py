@@ -21,14 +21,16 @@ from experiments.paper.fig1 import Outliers
 from experiments.paper.fig2 import StableNoise
 from experiments.paper.fig34 import PTB, WikiText
 from experiments.paper.study import Outcome, Preset, Study, Tick, carry_out
+from experiments.paper.training import Training
 from experiments.provenance import where
 
-FigureName = Literal["fig1", "fig2", "fig3", "fig4"]
+FigureName = Literal["fig1", "fig2", "fig3", "fig4", "training"]
 STUDIES: Mapping[FigureName, type[Study]] = {
     "fig1": Outliers,
     "fig2": StableNoise,
     "fig3": PTB,
     "fig4": WikiText,
+    "training": Training,
 }
 
 

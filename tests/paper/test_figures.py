@@ -22,6 +22,11 @@ def smoke(figure: str, folder: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
+def need(text: str) -> None:
+    if not (Path(os.environ.get("ROBUST_AGG_DATA", "")) / text).is_dir():
+        pytest.skip(f"the text of {text} is needed: ROBUST_AGG_DATA is not set, or has none")
+
+
 def verdicts(folder: Path) -> dict[str, str]:
     """By claim, what the page says of it."""
     lines = (folder / "README.md").read_text().splitlines()
@@ -47,8 +52,7 @@ def test_figure_1(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("figure", "text"), [("fig3", "ptb"), ("fig4", "wikitext-2")])
 def test_figures_3_and_4(figure: str, text: str, tmp_path: Path) -> None:
-    if not (Path(os.environ.get("ROBUST_AGG_DATA", "")) / text).is_dir():
-        pytest.skip(f"the text of {text} is needed: ROBUST_AGG_DATA is not set, or has none")
+    need(text)
     rows = smoke(figure, tmp_path)
     curves = {(row["method"], row["batch"], row["tau"]) for row in rows if row["method"] == "CClip"}
     assert len(curves) == 2 * 3
@@ -58,6 +62,17 @@ def test_figures_3_and_4(figure: str, text: str, tmp_path: Path) -> None:
     assert found["At iteration 1000 the order is momentum < VClip < CClip"] == "not measured here"
     noise = "Minibatch noise has finite variance: relative to ‖ḡ‖ it falls as 1/√b"
     assert found[noise] == "yes"
+
+
+def test_training(tmp_path: Path) -> None:
+    need("ptb")
+    rows = smoke("training", tmp_path)
+    trained = {(row["corruption"], row["method"], row["seed"]) for row in rows}
+    assert len(trained) == 2 * 4 * 2
+    assert all(0 < float(row["loss"]) < 20 for row in rows)
+    page = (tmp_path / "README.md").read_text()
+    assert "**Adam**: none " in page
+    assert "Clean: VClip and CClip train as well as momentum" in page
 
 
 def test_figure_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,0 +1,111 @@
+"""Ways to train: the paper's estimators as optimizers (eq. 17), and what they are compared with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import nn
+from torch.optim import SGD, Adam, Optimizer
+
+from robust_agg import AdaptiveMomentum, CClip, Momentum, OnlineMedian, SignedIncrement, VClip
+from robust_agg.optim import OnlineEstimate
+
+Change = Callable[[Sequence[nn.Parameter]], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """An optimizer and what its gradients go through.
+
+    Attributes:
+        lrs: learning rates to search.
+        taus: τ to search; empty where there is none. Both together make the budget.
+        estimate: the online estimate of a τ that the optimizer steps by.
+        bias_correction: of that estimate.
+        clip: the norm to which a gradient is clipped before.
+        change: what becomes of the estimate before the step.
+        optimizer: made from parameters and ``lr``.
+    """
+
+    lrs: tuple[float, ...]
+    taus: tuple[float, ...] = ()
+    estimate: Callable[[float], OnlineMedian] | None = None
+    bias_correction: bool = False
+    clip: float | None = None
+    change: Change | None = None
+    optimizer: Callable[..., Optimizer] = SGD
+
+    @property
+    def trials(self) -> list[tuple[float, float | None]]:
+        """Learning rates and τ."""
+        return [(lr, tau) for tau in (self.taus or (None,)) for lr in self.lrs]
+
+    def attach(self, parameters: Sequence[nn.Parameter], lr: float, tau: float | None) -> Optimizer:
+        """The optimizer, with all that happens before its step hooked to it."""
+        optimizer = self.optimizer(parameters, lr=lr)
+        if self.clip is not None:
+            optimizer.register_step_pre_hook(partial(_clip, parameters, self.clip))
+        if self.estimate is not None:
+            assert tau is not None
+            OnlineEstimate(optimizer, self.estimate(tau), bias_correction=self.bias_correction)
+        if self.change is not None:
+            change = self.change
+            optimizer.register_step_pre_hook(lambda *_: change(parameters))
+        return optimizer
+
+
+def _clip(parameters: Sequence[nn.Parameter], most: float, *_: object) -> None:
+    torch.nn.utils.clip_grad_norm_(parameters, most)
+
+
+def _named(rule: Callable[..., OnlineMedian]) -> Callable[[float], OnlineMedian]:
+    return partial(_make, rule)
+
+
+def _make(rule: Callable[..., OnlineMedian], tau: float) -> OnlineMedian:
+    return rule(tau=tau)
+
+
+def sign(parameters: Sequence[nn.Parameter]) -> None:
+    """Every coordinate of the estimate becomes its sign."""
+    for parameter in parameters:
+        if parameter.grad is not None:
+            parameter.grad = parameter.grad.sign()
+
+
+def normalise(parameters: Sequence[nn.Parameter]) -> None:
+    """The estimate becomes a unit vector."""
+    gradients: list[Any] = [p.grad for p in parameters if p.grad is not None]
+    norm = torch.nn.utils.get_total_norm(gradients).clamp(min=1e-12)
+    for parameter in parameters:
+        if parameter.grad is not None:
+            parameter.grad = parameter.grad / norm
+
+
+_SGD = (0.3, 1.0, 3.0, 10.0)
+RECIPES: dict[str, Recipe] = {
+    "SGD": Recipe(lrs=(0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0)),
+    "momentum": Recipe(lrs=_SGD, taus=(0.03, 0.1), estimate=_named(Momentum)),
+    "bias-corrected momentum": Recipe(
+        lrs=_SGD, taus=(0.03, 0.1), estimate=_named(Momentum), bias_correction=True
+    ),
+    "VClip": Recipe(lrs=_SGD, taus=(0.03, 0.1), estimate=_named(VClip)),
+    "adaptive momentum": Recipe(lrs=_SGD, taus=(0.03, 0.1), estimate=_named(AdaptiveMomentum)),
+    "CClip": Recipe(lrs=_SGD, taus=(1e-4, 1e-3), estimate=_named(CClip)),
+    "signed increment": Recipe(lrs=_SGD, taus=(1e-5, 1e-4), estimate=_named(SignedIncrement)),
+    "clip, then momentum": Recipe(
+        lrs=(1.0, 3.0, 10.0, 30.0), taus=(0.03, 0.1), estimate=_named(Momentum), clip=0.25
+    ),
+    "normalised momentum": Recipe(
+        lrs=(0.03, 0.1, 0.3, 1.0), taus=(0.03, 0.1), estimate=_named(Momentum), change=normalise
+    ),
+    "Signum": Recipe(
+        lrs=(3e-4, 1e-3, 3e-3, 1e-2), taus=(0.03, 0.1), estimate=_named(Momentum), change=sign
+    ),
+    "Adam": Recipe(lrs=(1e-4, 3e-4, 1e-3, 2e-3, 4e-3, 8e-3, 1.6e-2, 3.2e-2), optimizer=Adam),
+}
+"""By name; each has the same number of trials."""
