@@ -44,22 +44,24 @@ class Recipe:
         """Learning rates and τ."""
         return [(lr, tau) for tau in (self.taus or (None,)) for lr in self.lrs]
 
-    def attach(self, parameters: Sequence[nn.Parameter], lr: float, tau: float | None) -> Optimizer:
-        """The optimizer, with all that happens before its step hooked to it."""
+    def attach(
+        self, parameters: Sequence[nn.Parameter], lr: float, tau: float | None
+    ) -> Callable[[], None]:
+        """The step to take once the parameters have their gradients."""
         optimizer = self.optimizer(parameters, lr=lr)
-        if self.clip is not None:
-            optimizer.register_step_pre_hook(partial(_clip, parameters, self.clip))
         if self.estimate is not None:
             assert tau is not None
             OnlineEstimate(optimizer, self.estimate(tau), bias_correction=self.bias_correction)
         if self.change is not None:
             change = self.change
             optimizer.register_step_pre_hook(lambda *_: change(parameters))
-        return optimizer
 
+        def step() -> None:
+            if self.clip is not None:
+                torch.nn.utils.clip_grad_norm_(parameters, self.clip)
+            optimizer.step()
 
-def _clip(parameters: Sequence[nn.Parameter], most: float, *_: object) -> None:
-    torch.nn.utils.clip_grad_norm_(parameters, most)
+        return step
 
 
 def _named(rule: Callable[..., OnlineMedian]) -> Callable[[float], OnlineMedian]:

@@ -146,7 +146,7 @@ class Training(Study):
         """Steps and validation losses; a training that diverges ends, at the loss of a guess."""
         model = self._model(seed)
         parameters = list(model.parameters())
-        optimizer = RECIPES[method].attach(parameters, lr, tau)
+        take_step = RECIPES[method].attach(parameters, lr, tau)
         worst = math.log(len(self.text.vocabulary))
         curve = [(0, self._loss(model))]
         first = derive(seed, "first batch") % len(self._batches)
@@ -158,7 +158,7 @@ class Training(Study):
             _, row = loss_and_gradient(model, inputs, targets, seed=mask)
             row = CORRUPTIONS[corruption](row, generator(seed, f"corruption {corruption}", step))
             _assign(parameters, row)
-            optimizer.step()
+            take_step()
             if (step + 1) % max(1, steps // points) == 0 or step + 1 == steps:
                 value = self._loss(model)
                 finite = math.isfinite(value)

@@ -23,20 +23,20 @@ def test_a_recipe_minimises_a_quadratic(name: str) -> None:
     recipe = RECIPES[name]
     lr, tau = recipe.trials[-1]
     # The largest of the grid is for language models; a quadratic of curvature 1 needs less.
-    optimizer = recipe.attach([parameter], min(lr, 0.05), tau)
+    step = recipe.attach([parameter], min(lr, 0.05), tau)
     before = float(parameter.detach().square().sum())
     for _ in range(30):
         parameter.grad = parameter.detach().clone()
-        optimizer.step()
+        step()
     assert float(parameter.detach().square().sum()) < before
 
 
 def test_steps_are_what_the_names_say() -> None:
     def step(name: str, gradient: list[float], lr: float, tau: float | None) -> list[float]:
         parameter = nn.Parameter(torch.zeros(2))
-        optimizer = RECIPES[name].attach([parameter], lr, tau)
+        take = RECIPES[name].attach([parameter], lr, tau)
         parameter.grad = torch.tensor(gradient)
-        optimizer.step()
+        take()
         return [round(value, 4) for value in parameter.tolist()]
 
     assert step("Signum", [3.0, -4.0], 0.1, 0.5) == [-0.1, 0.1]
