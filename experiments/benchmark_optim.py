@@ -100,8 +100,6 @@ def main(arguments: list[str] | None = None) -> int:
     console = Console(width=None if sys.stdout.isatty() else 100)
     console.print(where(), highlight=False)
 
-    beside = Trained(sizes, gradients)
-    beside.optimizer = torch.optim.SGD(beside.parameters, lr=1e-3, momentum=0.9, foreach=True)
     table = Table(
         title=f"A step of SGD of {count:,} float32 parameters by an online estimate, "
         "beside SGD(momentum=0.9)"
@@ -111,7 +109,9 @@ def main(arguments: list[str] | None = None) -> int:
     rows: dict[str, tuple[OnlineMedian, bool] | None] = {"none, momentum 0": None}
     rows.update(estimators(sizes, count**0.5))
     for name, attached in rows.items():
-        trained = Trained(sizes, gradients)
+        # Both anew for each row: memory that has been in use for long is in larger pages.
+        trained, beside = Trained(sizes, gradients), Trained(sizes, gradients)
+        beside.optimizer = torch.optim.SGD(beside.parameters, lr=1e-3, momentum=0.9, foreach=True)
         if attached is not None:
             estimator, corrected = attached
             OnlineEstimate(trained.optimizer, estimator, bias_correction=corrected)

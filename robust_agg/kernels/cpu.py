@@ -84,7 +84,7 @@ def _sorted_mean_by_sorting(
         kept = np.ascontiguousarray(columns[:, start:stop].T)
         return reference.mean_of_sorted(torch.from_numpy(kept)).to(dtype or rows.dtype)
 
-    return torch.cat(list(map_ranges(task, ranges(d, max(1, SORT_NUMBERS // n)))))
+    return torch.cat(map_ranges(task, ranges(d, max(1, SORT_NUMBERS // n))))
 
 
 def centred_gram(rows: Tensor, extra: Tensor | None = None) -> tuple[Tensor, Tensor]:

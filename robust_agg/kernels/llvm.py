@@ -155,9 +155,15 @@ class Kernel:
     """A compiled function. Its arguments are integers, pointers as addresses.
 
     A call releases the interpreter's lock.
+
+    Attributes:
+        worker: address of a function that any number of threads may call with the address of a
+            queue, int64: how many tasks are taken (0), how many there are, and the arguments of
+            each. It takes tasks until none is left.
     """
 
     code: Callable[..., None]
+    worker: int
     engine: Any  # owns the code
 
     def __call__(self, *arguments: int) -> None:
@@ -172,7 +178,7 @@ def compile_function(function: Function) -> Kernel:
     binding, machine = _binding(), host()
     with _lock:
         target = binding.Target.from_triple(binding.get_process_triple())
-        module = binding.parse_assembly(str(function))
+        module = binding.parse_assembly(f"{function}\n{_worker(function)}")
         module.verify()
         engine = binding.create_mcjit_compiler(
             module,
@@ -180,5 +186,38 @@ def compile_function(function: Function) -> Kernel:
         )
         engine.finalize_object()
         address = engine.get_function_address(function.name)
+        worker = engine.get_function_address(f"{function.name}_worker")
     kinds = [C_TYPES[kind] for kind in function.parameters.values()]
-    return Kernel(code=ctypes.CFUNCTYPE(None, *kinds)(address), engine=engine)
+    return Kernel(code=ctypes.CFUNCTYPE(None, *kinds)(address), worker=worker, engine=engine)
+
+
+def _worker(function: Function) -> str:
+    """Assembly of what calls `function` with the tasks of a queue, as :class:`Kernel` says."""
+    kinds = list(function.parameters.values())
+    lines = [f"  %first = mul i64 %turn, {len(kinds)}"]
+    arguments = []
+    for place, kind in enumerate(kinds):
+        at = f"  %place{place} = add i64 %first, {2 + place}"
+        lines += [at, f"  %at{place} = getelementptr i64, ptr %queue, i64 %place{place}"]
+        lines.append(f"  %argument{place} = load {kind}, ptr %at{place}")
+        arguments.append(f"{kind} %argument{place}")
+    return "\n".join(
+        [
+            f"define void @{function.name}_worker(ptr %queue) {{",
+            "entry:",
+            "  %length = getelementptr i64, ptr %queue, i64 1",
+            "  %tasks = load i64, ptr %length",
+            "  br label %next",
+            "next:",
+            "  %turn = atomicrmw add ptr %queue, i64 1 monotonic",
+            "  %more = icmp slt i64 %turn, %tasks",
+            "  br i1 %more, label %work, label %done",
+            "work:",
+            *lines,
+            f"  call void @{function.name}({', '.join(arguments)})",
+            "  br label %next",
+            "done:",
+            "  ret void",
+            "}",
+        ]
+    )

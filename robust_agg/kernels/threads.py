@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
 from functools import cache
-from typing import TypeVar
+from typing import TypeVar, TypeVarTuple, Unpack
 
 import torch
 
 Result = TypeVar("Result")
+Numbers = TypeVarTuple("Numbers")
 
 
 @cache
@@ -29,14 +30,31 @@ def ranges(columns: int, width: int) -> list[tuple[int, int]]:
 
 
 def map_ranges(
-    task: Callable[[int, int], Result], parts: list[tuple[int, int]]
-) -> Iterable[Result]:
-    """``task(start, stop)`` for each range, in parallel; the results in the order of the ranges.
+    task: Callable[[Unpack[Numbers]], Result], parts: Sequence[tuple[*Numbers]]
+) -> list[Result]:
+    """``task(*part)`` for each part, such as a range, in parallel; the results in their order.
 
-    The task must release the interpreter's lock to gain from it. A single range, or a torch that
-    may use one thread only, runs in the calling thread.
+    The task must release the interpreter's lock to gain from it. A single part, or a torch that may
+    use one thread only, runs in the calling thread.
     """
     threads = min(torch.get_num_threads(), len(parts))
     if threads <= 1:
-        return [task(start, stop) for start, stop in parts]
-    return _pool(threads).map(lambda part: task(*part), parts)
+        return [task(*part) for part in parts]
+    left = iter(enumerate(parts))  # a step of a list's iterator is atomic: each part goes once
+    results: dict[int, Result] = {}
+
+    def work() -> None:
+        for place, part in left:
+            results[place] = task(*part)
+
+    # The calling thread works too: it need not wait for another to wake.
+    helpers = [_pool(threads - 1).submit(work) for _ in range(threads - 1)]
+    try:
+        work()
+    finally:
+        # One that has not begun finds nothing left, and may be queued behind its own caller.
+        begun = [helper for helper in helpers if not helper.cancel()]
+        wait(begun)  # they work in the caller's memory
+    for helper in begun:
+        helper.result()
+    return [results[place] for place in range(len(parts))]

@@ -6,16 +6,17 @@ takes twice as long. Without llvmlite, for small tensors and in other layouts th
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache
 
 import torch
 from torch import Tensor
 
-from robust_agg.kernels import llvm, vectors
+from robust_agg.kernels import llvm, team, vectors
 from robust_agg.kernels.llvm import Function
-from robust_agg.kernels.threads import map_ranges, ranges
+from robust_agg.kernels.threads import ranges
 from robust_agg.kernels.vectors import Lanes
+from robust_agg.optim.pieces import Part
 
 SMALLEST = 1 << 16
 """Numbers from which on a pass is compiled."""
@@ -47,80 +48,97 @@ def takes(gradient: Tensor, estimate: Tensor) -> bool:
     )
 
 
-def distance(gradient: Tensor, estimate: Tensor) -> Tensor:
-    """``()`` float64: ‖g - m‖₂, non-finite where a square is no number in the dtype of m."""
-    lanes = _lanes(gradient)
-    kernel = _distance(lanes)
-    whole, (g, m) = _halves(gradient, estimate, lanes)
-    sums = torch.zeros(len(whole), dtype=torch.float64, device="cpu")
+def distances(parts: Sequence[Part]) -> Tensor:
+    """``(parts,)`` float64: each ‖g - m‖₂, non-finite where a square is no number in m's dtype."""
 
-    def task(lo: int, hi: int) -> None:
-        total = _at(sums, lo // TASK_NUMBERS)
-        kernel(_at(gradient, lo), _at(estimate, lo), hi - lo, total)
+    def rest(gradient: Tensor, estimate: Tensor) -> Tensor:
+        return (gradient.to(estimate) - estimate).double().square()
 
-    _run(task, whole)
-    return (sums.sum() + (g.to(m) - m).double().square().sum()).sqrt()
+    return _sums(parts, _distance, rest).sqrt()
 
 
-def zero_if_finite(gradient: Tensor) -> Tensor:
-    """``()`` float64: 0 if every number is finite, else NaN."""
-    lanes = _lanes(gradient)
-    kernel = _finite(lanes)
-    whole, (g, _) = _halves(gradient, gradient, lanes)
-    sums = torch.zeros(len(whole), dtype=torch.float64, device="cpu")
-
-    def task(lo: int, hi: int) -> None:
-        kernel(_at(gradient, lo), hi - lo, _at(sums, lo // TASK_NUMBERS))
-
-    _run(task, whole)
-    return sums.sum() + (0 * g).double().sum()
+def zeros_if_finite(parts: Sequence[Part]) -> Tensor:
+    """``(parts,)`` float64: 0 where every number of g is finite, else NaN."""
+    return _sums(parts, _finite, lambda gradient, _: (0 * gradient).double())
 
 
-def move_clipped(gradient: Tensor, estimate: Tensor, tau: float) -> None:
+def move_clipped(parts: Sequence[Part], tau: float) -> None:
     """``m += clip_{τ,1}(g - m)``; g is finite."""
-    _move(gradient, estimate, tau, _clipped, lambda gap: gap.clamp_(-tau, tau))
+    _move(parts, tau, _clipped, lambda gap, bound: gap.clamp_(-bound, bound))
 
 
-def move_by_sign(gradient: Tensor, estimate: Tensor, tau: float) -> None:
+def move_by_sign(parts: Sequence[Part], tau: float) -> None:
     """``m += τ sign(g - m)``; g is finite."""
-    _move(gradient, estimate, tau, _signed, lambda gap: gap.sign_().mul_(tau))
+    _move(parts, tau, _signed, lambda gap, bound: gap.sign_().mul_(bound))
+
+
+def _sums(
+    parts: Sequence[Part],
+    compiled: Callable[[Lanes], llvm.Kernel],
+    plain: Callable[[Tensor, Tensor], Tensor],
+) -> Tensor:
+    """``(parts,)``: what a compiled function sums up of each, and a plain one of what it leaves."""
+    most = max(-(-part.gradient.numel() // TASK_NUMBERS) for part in parts)
+    sums = torch.zeros(len(parts), most, dtype=torch.float64, device="cpu")
+
+    def sum_of(place: int, turn: int) -> int:
+        return sums.data_ptr() + sums.element_size() * (place * most + turn)
+
+    _run(parts, compiled, sum_of)
+    found = sums.sum(dim=1)
+    for place, part in enumerate(parts):
+        if rest := _rest(part):
+            found[place] += plain(*rest).sum()
+    return found
 
 
 def _move(
-    gradient: Tensor,
-    estimate: Tensor,
+    parts: Sequence[Part],
     tau: float,
     compiled: Callable[[Lanes], llvm.Kernel],
-    plain: Callable[[Tensor], Tensor],
+    plain: Callable[[Tensor, float], Tensor],
 ) -> None:
-    lanes = _lanes(gradient)
-    kernel = compiled(lanes)
-    bound = torch.tensor(tau, dtype=estimate.dtype, device="cpu")
-
-    def task(lo: int, hi: int) -> None:
-        kernel(_at(gradient, lo), _at(estimate, lo), hi - lo, bound.data_ptr())
-
-    whole, (g, m) = _halves(gradient, estimate, lanes)
-    _run(task, whole)
-    m.add_(plain(g.to(m) - m))
-
-
-def _run(task: Callable[[int, int], None], whole: list[tuple[int, int]]) -> None:
-    for _ in map_ranges(task, whole):
-        pass
+    limits = [min(tau, torch.finfo(part.estimate.dtype).max) for part in parts]
+    bounds = [
+        torch.tensor(limit, dtype=part.estimate.dtype, device="cpu")
+        for limit, part in zip(limits, parts, strict=True)
+    ]
+    _run(parts, compiled, lambda place, _: bounds[place].data_ptr())
+    for limit, part in zip(limits, parts, strict=True):
+        if rest := _rest(part):
+            gradient, estimate = rest
+            estimate.add_(plain(gradient.to(estimate) - estimate, limit))
 
 
-def _halves(
-    gradient: Tensor, estimate: Tensor, lanes: Lanes
-) -> tuple[list[tuple[int, int]], tuple[Tensor, Tensor]]:
-    """The ranges that kernels work on, and what is left for torch."""
-    unit = UNROLLED * lanes.width
-    whole = gradient.numel() - gradient.numel() % unit
-    return ranges(whole, TASK_NUMBERS), (gradient.view(-1)[whole:], estimate.view(-1)[whole:])
+def _run(
+    parts: Sequence[Part],
+    compiled: Callable[[Lanes], llvm.Kernel],
+    last: Callable[[int, int], int],
+) -> None:
+    """A kernel on the parts, with ``last`` of a part's place and turn as its last argument."""
+    tasks: dict[Lanes, list[tuple[int, ...]]] = {}
+    for place, (gradient, estimate, _) in enumerate(parts):
+        lanes = _lanes(gradient)
+        own = tasks.setdefault(lanes, [])
+        g, m = gradient.data_ptr(), estimate.data_ptr()
+        steps = gradient.element_size(), estimate.element_size()
+        for turn, (lo, hi) in enumerate(ranges(_whole(gradient, lanes), TASK_NUMBERS)):
+            own.append((g + lo * steps[0], m + lo * steps[1], hi - lo, last(place, turn)))
+    # All parts at once: threads that meet after each of them take half as long again.
+    for lanes, own in tasks.items():
+        team.run(compiled(lanes), own)
 
 
-def _at(tensor: Tensor, place: int) -> int:
-    return tensor.data_ptr() + place * tensor.element_size()
+def _whole(gradient: Tensor, lanes: Lanes) -> int:
+    """How many numbers the kernels work on; the rest is left for torch."""
+    return gradient.numel() - gradient.numel() % (UNROLLED * lanes.width)
+
+
+def _rest(part: Part) -> tuple[Tensor, Tensor] | None:
+    whole = _whole(part.gradient, _lanes(part.gradient))
+    if whole == part.gradient.numel():
+        return None
+    return part.gradient.view(-1)[whole:], part.estimate.view(-1)[whole:]
 
 
 def _lanes(gradient: Tensor) -> Lanes:
@@ -141,13 +159,13 @@ def _distance(lanes: Lanes) -> llvm.Kernel:
 
 @cache
 def _finite(lanes: Lanes) -> llvm.Kernel:
-    parameters = {"gradient": "ptr", "width": "i64", "sum": "ptr"}
+    parameters = {"gradient": "ptr", "unused": "ptr", "width": "i64", "sum": "ptr"}
 
     def add_nothing(f: Function, index: str, total: str) -> str:
         value = vectors.load(f, lanes, "%gradient", index)
         return vectors.multiply_add(f, lanes, value, lanes.splat("0.0"), total)
 
-    return _summing("zero_if_finite", lanes, parameters, add_nothing)
+    return _summing("zeros_if_finite", lanes, parameters, add_nothing)
 
 
 def _summing(

@@ -21,7 +21,7 @@ and to clip it 3 r, 3 w (signs 2 r, 2 w). Where m is handed out as a copy, anoth
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import groupby
 from math import inf
 
@@ -55,7 +55,9 @@ def distances(parts: Sequence[Part]) -> Tensor:
     Non-finite where it cannot be measured. In float32 what is shorter than 1e-19 may count as 0.
     """
     large, rest = _divided(parts)
-    found = [(part.block, compiled.distance(part.gradient, part.estimate)) for part in large]
+    found = list(
+        zip((part.block for part in large), _unbound(compiled.distances, large), strict=True)
+    )
     for batch in pieces.batches(rest):
         found += zip(batch.blocks, torch._foreach_norm(batch.differences(), 2), strict=True)
     found.sort(key=lambda pair: pair[0])
@@ -71,7 +73,7 @@ def distances(parts: Sequence[Part]) -> Tensor:
 def all_finite(parts: Sequence[Part]) -> Tensor:
     """``()`` bool: whether every coordinate of g is finite, however large."""
     large, rest = _divided(parts)
-    extremes = [compiled.zero_if_finite(part.gradient) for part in large]
+    extremes = _unbound(compiled.zeros_if_finite, large)
     for group in pieces.alike(rest):
         gradients = [part.gradient for part in group]
         if pieces.on_cpu(gradients[0]):
@@ -104,8 +106,7 @@ def move_clipped(parts: Sequence[Part], tau: float | Tensor, accepted: Tensor) -
     one = torch.ones((), dtype=torch.float64, device=accepted.device)
     large, rest = _divided(parts)
     if large and bool(accepted):  # on the CPU there is nothing to wait for
-        for part in large:
-            compiled.move_clipped(part.gradient, part.estimate, _bound(tau, part.estimate))
+        compiled.move_clipped(large, float(tau))
     for batch in pieces.batches(rest):
         gaps = batch.differences()
         _clip(gaps, tau)
@@ -137,8 +138,7 @@ def move_by_sign(parts: Sequence[Part], tau: float | Tensor, accepted: Tensor) -
     step = step.clamp(max=torch.finfo(parts[0].estimate.dtype).max)
     large, rest = _divided(parts)
     if large and bool(accepted):
-        for part in large:
-            compiled.move_by_sign(part.gradient, part.estimate, _bound(tau, part.estimate))
+        compiled.move_by_sign(large, float(tau))
     for batch in pieces.batches(rest):
         gaps = batch.differences()
         torch._foreach_sign_(gaps)
@@ -205,6 +205,10 @@ def _add(
 def _together(parts: Sequence[Part], numbers: list[Tensor]) -> Tensor:
     home = parts[0].estimate.device
     return torch.stack([number.to(home) for number in numbers]).double()
+
+
+def _unbound(measure: Callable[[Sequence[Part]], Tensor], parts: Sequence[Part]) -> list[Tensor]:
+    return list(measure(parts).unbind()) if parts else []
 
 
 def _divided(parts: Iterable[Part]) -> tuple[list[Part], list[Part]]:

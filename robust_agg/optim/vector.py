@@ -108,7 +108,7 @@ class Vector:
         factors = radial.factors(r, cast(float, tau), method)
         if self.bias_correction:
             factors = self._corrected(factors)
-        passes.move_towards(parts, factors, accepted)
+        passes.move_towards(parts[::-1], factors, accepted)  # what was read last is in the cache
         return accepted
 
     def _corrected(self, factor: Tensor) -> Tensor:
@@ -123,6 +123,7 @@ class Vector:
         """A step of ‖·‖₁; whether the gradient is accepted."""
         parts = [Part(member.gradient, member.estimate) for member in members]
         accepted = passes.all_finite(parts)
+        parts.reverse()  # what was read last is in the cache
         adaptive = self.estimator.adaptive
         if adaptive is None:
             tau: float | Tensor = float(cast(float, self.estimator.tau))

@@ -1,0 +1,48 @@
+"""Compiled tasks on the very threads that torch's operators run on.
+
+Those wait for the next operator in a loop, for a while: threads of our own would have to share the
+processors with them, which costs as much as a pass over a few million numbers.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from array import array
+from collections.abc import Callable, Sequence
+from functools import cache
+from pathlib import Path
+
+import torch
+
+from robust_agg.kernels.llvm import Kernel
+from robust_agg.kernels.threads import map_ranges
+
+
+def run(kernel: Kernel, tasks: Sequence[tuple[int, ...]]) -> None:
+    """``kernel(*task)`` for each task, in parallel."""
+    threads = min(torch.get_num_threads(), len(tasks))
+    fork_join = _fork_join()
+    if threads > 1 and fork_join is not None:
+        queue = array("q", [0, len(tasks), *(number for task in tasks for number in task)])
+        fork_join(kernel.worker, queue.buffer_info()[0], threads, 0)
+    else:
+        map_ranges(kernel, tasks)
+
+
+@cache
+def _fork_join() -> Callable[[int, int, int, int], None] | None:
+    """``GOMP_parallel(function, argument, threads, flags)`` of the libgomp that torch has loaded.
+
+    What a compiler emits for ``#pragma omp parallel``. None with another torch, as on macOS.
+    """
+    for path in sorted((Path(torch.__file__).parent / "lib").glob("libgomp*.so*")):
+        try:
+            loaded = ctypes.CDLL(str(path), mode=os.RTLD_NOLOAD)
+        except OSError:  # it lies there, but torch runs on another
+            continue
+        function = loaded.GOMP_parallel
+        function.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint]
+        function.restype = None
+        return function
+    return None
