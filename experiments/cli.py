@@ -87,7 +87,13 @@ def resume(folder: Path) -> int:
 
 
 @app.command
-def paper(figure: FigureName, *, preset: Preset = "default", out: Path | None = None) -> int:
+def paper(
+    figure: FigureName,
+    *,
+    preset: Preset = "default",
+    out: Path | None = None,
+    device: str = "auto",
+) -> int:
     """Reproduce a figure of the paper, and say which of its claims hold.
 
     Leaves the figure, the numbers and a page in a folder. Called again after Ctrl-C, or a crash, it
@@ -101,12 +107,15 @@ def paper(figure: FigureName, *, preset: Preset = "default", out: Path | None = 
         smoke takes seconds, default minutes on two cores; full is the paper's own size.
     out
         The figure's folder; paper/FIGURE-PRESET if not given.
+    device
+        Where models compute: auto (CUDA where there is one), cpu, cuda, cuda:1, ...
     """
     folder = Path("paper", f"{figure}-{preset}") if out is None else out
-    again = shlex.join(["robust-agg", "paper", figure, "--preset", preset, "--out", str(folder)])
+    words = ["robust-agg", "paper", figure, "--preset", preset, "--out", str(folder)]
+    again = shlex.join(words if device == "auto" else [*words, "--device", device])
     console = _console()
     try:
-        paper_command.run(figure, preset, folder, console, again)
+        paper_command.run(figure, preset, device, folder, console, again)
     except KeyboardInterrupt:
         console.print(f"interrupted; continue with: {again}", soft_wrap=True)
         return 130

@@ -26,6 +26,16 @@ class ConfigError(ValueError):
     """A run that cannot be; one line with the parameter, the constraint and the value found."""
 
 
+def check_device(name: str, *, here: bool = True) -> None:
+    """Raise :class:`ConfigError` for what is no device, or, if ``here``, not there."""
+    form = re.fullmatch(r"auto|cpu|cuda(?::(\d{1,4}))?", name)
+    if form is None:
+        raise ConfigError(f"device must be auto, cpu, cuda or cuda:N, found {name!r}")
+    found = torch.cuda.device_count()
+    if here and name.startswith("cuda") and found <= int(form[1] or 0):
+        raise ConfigError(f"device {name} needs more than {found} CUDA devices")
+
+
 @dataclass(frozen=True, kw_only=True)
 class RunConfig:
     """A comparison of defences: each trains the same model, once attacked and once not."""
@@ -120,14 +130,8 @@ class RunConfig:
         self._check_specs()
 
     def _check_devices(self) -> None:
-        form = re.fullmatch(r"auto|cpu|cuda(?::(\d{1,4}))?", self.device)
-        if form is None:
-            raise ConfigError(f"device must be auto, cpu, cuda or cuda:N, found {self.device!r}")
         # What a Ray actor has is for Ray to find out.
-        if self.server == "driver" and self.device.startswith("cuda"):
-            found = torch.cuda.device_count()
-            if found <= int(form[1] or 0):
-                raise ConfigError(f"device {self.device} needs more than {found} CUDA devices")
+        check_device(self.device, here=self.server == "driver")
         if self.transport == "inline" and self.num_gpus > 0 and not torch.cuda.is_available():
             raise ConfigError(f"num_gpus must be 0 where there is no CUDA, found {self.num_gpus}")
 

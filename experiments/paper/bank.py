@@ -99,6 +99,7 @@ def clip_path(
     *,
     at: Collection[int],
     tick: Callable[[float], None],
+    device: str = "cpu",
 ) -> Tensor:
     """Errors ``‖m_t - ḡ‖₂`` of CClip from m₀ = 0, ``(len(taus), len(at))``.
 
@@ -112,11 +113,13 @@ def clip_path(
         taus: the radii.
         at: iterations, 0 for m₀.
         tick: told the share that is done.
+        device: where to compute.
     """
     places = {t: place for place, t in enumerate(sorted(at))}
+    weights = weights.to(device)
     squares = torch.zeros(len(taus), len(places), dtype=torch.float64)
     for start in range(0, rows.shape[1], _COLUMNS):
-        block = rows[:, start : start + _COLUMNS].contiguous()
+        block = rows[:, start : start + _COLUMNS].to(device).contiguous()
         squares += _clip_block(block, weights, taus, places)
         tick(min(1.0, (start + _COLUMNS) / rows.shape[1]))
     return squares.sqrt()

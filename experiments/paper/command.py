@@ -34,9 +34,11 @@ STUDIES: Mapping[FigureName, type[Study]] = {
 }
 
 
-def run(name: FigureName, preset: Preset, folder: Path, console: Console, command: str) -> None:
+def run(
+    name: FigureName, preset: Preset, device: str, folder: Path, console: Console, command: str
+) -> None:
     """Do the study, or what is left of it in ``folder``, and show its claims."""
-    study = STUDIES[name].preset(preset)
+    study = STUDIES[name].preset(preset).on(device)
     console.print(f"{study.title}, {preset}", soft_wrap=True)
     bars = Progress(
         TextColumn("{task.description}", markup=False),

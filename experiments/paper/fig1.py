@@ -90,6 +90,8 @@ class Outliers(Study):
         for line, arrangement in zip(figure.subplots(2, 2), ARRANGEMENTS, strict=True):
             self._picture(line[0], arrangement)
             self._distribution(line[1], arrangement, rows)
+        handles, labels = line[0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside lower center", ncols=5, frameon=False)
         return {"fig1": figure}
 
     def _picture(self, axes: Axes, arrangement: str) -> None:
@@ -114,8 +116,6 @@ class Outliers(Study):
             )
         axes.set(title=f"{arrangement} outliers, one seed", aspect="equal")
         axes.grid(alpha=0.25)
-        if arrangement == ARRANGEMENTS[0]:
-            axes.legend(fontsize=8)
 
     def _distribution(self, axes: Axes, arrangement: str, rows: Sequence[Row]) -> None:
         errors = [_errors_of(rows, arrangement, name) for name in ESTIMATORS]
@@ -126,7 +126,7 @@ class Outliers(Study):
             box.set(facecolor=_COLOURS[name], alpha=0.6)
         axes.set_yticks(range(1, len(ESTIMATORS) + 1), list(ESTIMATORS))
         axes.set(
-            title=f"{arrangement} outliers, {self.seeds} seeds (whiskers: least to largest)",
+            title=f"{self.seeds} seeds (whiskers: least to largest)",
             xlabel="distance of the estimate to the inliers' true mean",
         )
         axes.set_xlim(left=0)

@@ -19,7 +19,7 @@ from experiments.language.transformer_xl import TransformerXL
 from experiments.paper import fig34_claims, fig34_figures
 from experiments.paper.bank import Bank, clip_path, draw
 from experiments.paper.streams import UPDATES, follow, log_spaced
-from experiments.paper.study import Claim, Piece, Preset, Row, Study, Tick
+from experiments.paper.study import Claim, ModelStudy, Piece, Preset, Row, Tick
 from robust_agg.seeding import derive, generator
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ SPECIFICATIONS: Mapping[Network, EncoderLM | TransformerXL] = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class FixedWeights(Study):
+class FixedWeights(ModelStudy):
     """The gradient of a language model at its initial weights is to be estimated from minibatch
     gradients: means of microgradients that are drawn with replacement from a bank. Errors are
     ‖m - ḡ‖₂/‖ḡ‖₂ with ḡ the bank's mean."""
@@ -55,7 +55,6 @@ class FixedWeights(Study):
     clip_taus: tuple[float, ...] = (1e-6, 1e-5, 3e-5, 1e-4, 1e-3, 1e-2)
     seeds: int = 3
     level: float = 0.5
-    device: str = "cpu"
 
     @classmethod
     def preset(cls, name: Preset) -> Self:
@@ -162,7 +161,9 @@ class FixedWeights(Study):
         norm = float(bank.coordinates.mean(dim=0).norm())
         taus = sorted({*self.clip_taus, self.tau})
         at = sorted(self._at())
-        errors = clip_path(bank.rows, self._weights(size, 0), taus, at=at, tick=tick)
+        errors = clip_path(
+            bank.rows, self._weights(size, 0), taus, at=at, tick=tick, device=self.device
+        )
         return [
             {"method": "CClip", "batch": size, "tau": tau, "iteration": t, "error": error / norm}
             for tau, line in zip(taus, errors.tolist(), strict=True)
@@ -180,6 +181,7 @@ class FixedWeights(Study):
             rows,
             name=self.file,
             title=f"{self.title}; {self.text.name}, {self.network}",
+            caption=f"{self._used(rows)}; ḡ: their mean; minibatches drawn with replacement",
             sizes=self.batch_sizes,
             tau=self.tau,
             level=self.level,
@@ -195,14 +197,21 @@ class FixedWeights(Study):
             level=self.level,
         )
 
+    def _used(self, rows: Sequence[Row]) -> str:
+        bank = next(row for row in rows if "rows" in row)
+        return (
+            f"{bank['rows']} microgradients of {self.columns} x {self.bptt} words, "
+            "dropout masks fixed for each"
+        )
+
     def notes(self, rows: Sequence[Row]) -> list[str]:
         bank = next(row for row in rows if "rows" in row)
         return [
             self.text.note,
             f"{self.network}, {bank['size']:,} parameters at their initial values, dropout on",
-            f"{bank['rows']} microgradients of {self.columns} x {self.bptt} words, masks fixed for "
-            "each; ḡ is their mean, and a minibatch a mean of some drawn with replacement (in the "
-            "paper: the next ordered batch, and the gradient of the whole training set)",
+            f"{self._used(rows)}; ḡ is their mean, and a minibatch a mean of some drawn with "
+            "replacement (in the paper: the next ordered batch, and the gradient of the whole "
+            "training set)",
             f"‖ḡ‖ = {bank['norm']:.3f}; curves: mean of {self.seeds} draws, of CClip one",
         ]
 

@@ -17,7 +17,14 @@ ERROR = "‖m - ḡ‖ / ‖ḡ‖"
 
 
 def draw(
-    rows: Sequence[Row], *, name: str, title: str, sizes: Sequence[int], tau: float, level: float
+    rows: Sequence[Row],
+    *,
+    name: str,
+    title: str,
+    caption: str,
+    sizes: Sequence[int],
+    tau: float,
+    level: float,
 ) -> Mapping[str, Figure]:
     """One column a batch size: curves above, below each method's τ swept."""
     from matplotlib.ticker import NullFormatter
@@ -44,7 +51,7 @@ def draw(
     axes[1, 0].set_ylabel(f"iterations to an error of {level}")
     handles, labels = axes[0, 0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=4, frameon=False)
-    figure.suptitle(title)
+    figure.suptitle(f"{title}\n{caption}", fontsize=9)
     return {name: figure}
 
 

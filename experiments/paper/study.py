@@ -15,7 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, TypeAlias
 
-from experiments.config import ConfigError
+import torch
+
+from experiments.config import ConfigError, check_device
 from experiments.run_folder import locked
 
 if TYPE_CHECKING:
@@ -57,6 +59,20 @@ class Study(ABC):
     def preset(cls, name: Preset) -> Self:
         """smoke takes seconds, default minutes on two cores; full is the paper's own size."""
 
+    def on(self, device: str) -> Self:
+        """The study with its tensors on ``device``, or ``auto``: CUDA, if it gains from it.
+
+        Raises:
+            ConfigError: there is no such device, or no use for it.
+        """
+        check_device(device)
+        if device.startswith("cuda"):
+            raise ConfigError(
+                f"device must be cpu for {type(self).__name__}, which a GPU would not speed up, "
+                f"found {device}"
+            )
+        return self
+
     @abstractmethod
     def pieces(self, folder: Path) -> Mapping[str, Piece]:
         """The work, in an order; each piece is done once in a folder, however often it is run."""
@@ -72,6 +88,23 @@ class Study(ABC):
     @abstractmethod
     def notes(self, rows: Sequence[Row]) -> list[str]:
         """What a reader must know to believe the figure: data, sizes, deviations."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelStudy(Study):
+    """A study with a model that computes gradients.
+
+    Attributes:
+        device: of the model.
+    """
+
+    device: str = "cpu"
+
+    def on(self, device: str) -> Self:
+        check_device(device)
+        if device == "auto":
+            device = "cuda" if torch.cuda.is_available() else "cpu"
+        return dataclasses.replace(self, device=device)
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from experiments.language.model import LanguageModel
 from experiments.paper import training_report
 from experiments.paper.corruption import CORRUPTIONS
 from experiments.paper.recipes import RECIPES
-from experiments.paper.study import Claim, Piece, Preset, Row, Study, Tick
+from experiments.paper.study import Claim, ModelStudy, Piece, Preset, Row, Tick
 from robust_agg.seeding import derive, generator
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ _CURVE = 8
 
 
 @dataclass(frozen=True, kw_only=True)
-class Training(Study):
+class Training(ModelStudy):
     """A transformer on PTB is trained with each method, clean and with three kinds of corrupted
     gradients. Learning rate and τ are searched on validation loss, with the same number of trials
     for each method and corruption; the winners are trained again with several seeds."""
@@ -46,7 +46,6 @@ class Training(Study):
     validation_words: int = 2240
     methods: tuple[str, ...] = tuple(RECIPES)
     corruptions: tuple[str, ...] = tuple(CORRUPTIONS)
-    device: str = "cpu"
 
     @classmethod
     def preset(cls, name: Preset) -> Self:

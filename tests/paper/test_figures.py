@@ -43,6 +43,23 @@ def test_outliers_are_where_they_are_said_to_be() -> None:
     assert float(study.sample("clustered", 5)[-20:].mean(dim=0).norm()) > 9.9
 
 
+@pytest.mark.parametrize(
+    ("figure", "device", "message"),
+    [
+        ("fig1", "gpu", "device must be auto, cpu, cuda or cuda:N, found 'gpu'"),
+        ("fig3", "cuda:4095", "device cuda:4095 needs more than "),
+    ],
+)
+def test_a_device_that_is_not_there_is_an_error(
+    figure: str, device: str, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as exited:
+        main(["paper", figure, "--device", device, "--out", str(tmp_path / "new")])
+    assert exited.value.code == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "new").exists()
+
+
 def test_figure_1(tmp_path: Path) -> None:
     rows = smoke("fig1", tmp_path)
     assert len(rows) == 2 * 20 * 3
