@@ -22,8 +22,8 @@ class Recipe:
     """An optimizer and what its gradients go through.
 
     Attributes:
-        lrs: learning rates to search.
-        taus: τ to search; empty where there is none. Both together make the budget.
+        lr: the learning rate that a search begins with.
+        tau: the τ that it begins with; None where there is none.
         estimate: the online estimate of a τ that the optimizer steps by.
         bias_correction: of that estimate.
         clip: the norm to which a gradient is clipped before.
@@ -31,18 +31,13 @@ class Recipe:
         optimizer: made from parameters and ``lr``.
     """
 
-    lrs: tuple[float, ...]
-    taus: tuple[float, ...] = ()
+    lr: float
+    tau: float | None = None
     estimate: Callable[[float], OnlineMedian] | None = None
     bias_correction: bool = False
     clip: float | None = None
     change: Change | None = None
     optimizer: Callable[..., Optimizer] = SGD
-
-    @property
-    def trials(self) -> list[tuple[float, float | None]]:
-        """Learning rates and τ."""
-        return [(lr, tau) for tau in (self.taus or (None,)) for lr in self.lrs]
 
     def attach(
         self, parameters: Sequence[nn.Parameter], lr: float, tau: float | None
@@ -88,26 +83,19 @@ def normalise(parameters: Sequence[nn.Parameter]) -> None:
             parameter.grad = parameter.grad / norm
 
 
-_SGD = (0.3, 1.0, 3.0, 10.0)
 RECIPES: dict[str, Recipe] = {
-    "SGD": Recipe(lrs=(0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0)),
-    "momentum": Recipe(lrs=_SGD, taus=(0.03, 0.1), estimate=_named(Momentum)),
+    "SGD": Recipe(lr=0.3),
+    "momentum": Recipe(lr=3.0, tau=0.1, estimate=_named(Momentum)),
     "bias-corrected momentum": Recipe(
-        lrs=_SGD, taus=(0.03, 0.1), estimate=_named(Momentum), bias_correction=True
+        lr=1.0, tau=0.1, estimate=_named(Momentum), bias_correction=True
     ),
-    "VClip": Recipe(lrs=_SGD, taus=(0.03, 0.1), estimate=_named(VClip)),
-    "adaptive momentum": Recipe(lrs=_SGD, taus=(0.03, 0.1), estimate=_named(AdaptiveMomentum)),
-    "CClip": Recipe(lrs=_SGD, taus=(1e-4, 1e-3), estimate=_named(CClip)),
-    "signed increment": Recipe(lrs=_SGD, taus=(1e-5, 1e-4), estimate=_named(SignedIncrement)),
-    "clip, then momentum": Recipe(
-        lrs=(1.0, 3.0, 10.0, 30.0), taus=(0.03, 0.1), estimate=_named(Momentum), clip=0.25
-    ),
-    "normalised momentum": Recipe(
-        lrs=(0.03, 0.1, 0.3, 1.0), taus=(0.03, 0.1), estimate=_named(Momentum), change=normalise
-    ),
-    "Signum": Recipe(
-        lrs=(3e-4, 1e-3, 3e-3, 1e-2), taus=(0.03, 0.1), estimate=_named(Momentum), change=sign
-    ),
-    "Adam": Recipe(lrs=(1e-4, 3e-4, 1e-3, 2e-3, 4e-3, 8e-3, 1.6e-2, 3.2e-2), optimizer=Adam),
+    "VClip": Recipe(lr=3.0, tau=0.1, estimate=_named(VClip)),
+    "adaptive momentum": Recipe(lr=3.0, tau=0.1, estimate=_named(AdaptiveMomentum)),
+    "CClip": Recipe(lr=3.0, tau=1e-4, estimate=_named(CClip)),
+    "signed increment": Recipe(lr=3.0, tau=1e-4, estimate=_named(SignedIncrement)),
+    "clip, then momentum": Recipe(lr=10.0, tau=0.1, estimate=_named(Momentum), clip=0.25),
+    "normalised momentum": Recipe(lr=0.3, tau=0.1, estimate=_named(Momentum), change=normalise),
+    "Signum": Recipe(lr=3e-3, tau=0.1, estimate=_named(Momentum), change=sign),
+    "Adam": Recipe(lr=4e-3, optimizer=Adam),
 }
-"""By name; each has the same number of trials."""
+"""By name."""

@@ -85,6 +85,10 @@ class Study(ABC):
     def claims(self, rows: Sequence[Row]) -> list[Claim]:
         """What the paper, and this project, say about it, against the numbers."""
 
+    def table(self, rows: Sequence[Row]) -> Sequence[Sequence[str]]:
+        """A table for the page, the headings first; none by default."""
+        return ()
+
     @abstractmethod
     def notes(self, rows: Sequence[Row]) -> list[str]:
         """What a reader must know to believe the figure: data, sizes, deviations."""
@@ -153,7 +157,8 @@ def carry_out(
         claims = study.claims(rows)
         notes = [*study.notes(rows), f"{seconds:.0f} s of computing", where, f"`{command}`"]
         with _replacing(folder / "README.md") as file:
-            file.write_text(page(study.title, study.__doc__, list(figures), claims, notes), "utf-8")
+            text = page(study, rows, list(figures), claims, notes)
+            file.write_text(text, encoding="utf-8")
     return Outcome(folder / "README.md", claims, seconds)
 
 
@@ -211,23 +216,29 @@ def _write_csv(path: Path, rows: Sequence[Row]) -> None:
 
 
 def page(
-    title: str,
-    about: str | None,
+    study: Study,
+    rows: Sequence[Row],
     figures: Sequence[str],
     claims: Sequence[Claim],
     notes: Sequence[str],
 ) -> str:
     """The study as Markdown: figures, then claims with verdicts, then what was run."""
     verdict = {True: "yes", False: "**no**", None: "not measured here"}
-    lines = [f"# {title}", "", " ".join((about or "").split()), ""]
+    lines = [f"# {study.title}", "", " ".join((study.__doc__ or "").split()), ""]
     for name in figures:
         lines += [f"![{name}]({name}.png)", ""]
-    lines += ["| claim | by | measured | holds |", "| --- | --- | --- | --- |"]
-    for claim in claims:
-        cells = (claim.statement, claim.source, claim.measured, verdict[claim.holds])
-        lines.append(f"| {' | '.join(cell.replace('|', _BAR) for cell in cells)} |")
-    lines += ["", *(f"- {note}" for note in notes), ""]
+    verdicts = [(c.statement, c.source, c.measured, verdict[c.holds]) for c in claims]
+    lines += _markdown([("claim", "by", "measured", "holds"), *verdicts])
+    lines += _markdown(study.table(rows))
+    lines += [*(f"- {note}" for note in notes), ""]
     return "\n".join(lines)
+
+
+def _markdown(cells: Sequence[Sequence[str]]) -> list[str]:
+    if not cells:
+        return []
+    lines = [f"| {' | '.join(cell.replace('|', _BAR) for cell in line)} |" for line in cells]
+    return [lines[0], f"|{' --- |' * len(cells[0])}", *lines[1:], ""]
 
 
 _BAR = "\\|"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from statistics import mean
+from statistics import mean, stdev
 from typing import TYPE_CHECKING, Any
 
 from experiments.paper.study import Claim, Row
@@ -21,87 +21,124 @@ OTHERS: dict[str, dict[str, Any]] = {
 }
 
 
+MEDIANS = ("VClip", "CClip", "adaptive momentum", "signed increment")
+"""The online medians among the methods."""
+
+
 def finals(rows: Sequence[Row], corruption: str, method: str) -> list[float]:
     """The last validation loss of every seed."""
-    own = [r for r in rows if (r["corruption"], r["method"]) == (corruption, method)]
+    own = _curves(rows, corruption, method)
     last = max(row["step"] for row in own)
     return [row["loss"] for row in own if row["step"] == last]
 
 
-def draw(rows: Sequence[Row], corruptions: Sequence[str]) -> Mapping[str, Figure]:
-    """Validation loss against steps, a panel for each corruption; means over seeds."""
+def _curves(rows: Sequence[Row], corruption: str, method: str) -> list[Row]:
+    """The rows of the trainings after the search."""
+    return [
+        row
+        for row in rows
+        if (row["corruption"], row["method"]) == (corruption, method) and "step" in row
+    ]
+
+
+def draw(
+    rows: Sequence[Row], corruptions: Sequence[str], methods: Sequence[str], guess: float
+) -> Mapping[str, Figure]:
+    """Validation loss against steps, a panel for each corruption; means over seeds.
+
+    Args:
+        guess: the loss of a uniform guess, above which nothing is shown.
+    """
     figure = new_figure(4.2 * len(corruptions), 4.8)
     panels = figure.subplots(1, len(corruptions), squeeze=False, sharey=True)[0]
-    methods = list(dict.fromkeys(row["method"] for row in rows))
     for axes, corruption in zip(panels, corruptions, strict=True):
         for method in methods:
-            own = [r for r in rows if (r["corruption"], r["method"]) == (corruption, method)]
+            own = _curves(rows, corruption, method)
             steps = sorted({row["step"] for row in own})
             losses = [mean(r["loss"] for r in own if r["step"] == step) for step in steps]
             axes.plot(steps, losses, label=method, **{**STYLES, **OTHERS}[method])
+        axes.axhline(guess, color="black", linewidth=0.5)
         axes.set(title=f"corruption: {corruption}", xlabel="step")
         axes.grid(alpha=0.25)
-    panels[0].set_ylabel("validation loss, nats a word")
+    panels[0].set_ylim(top=1.05 * guess)
+    panels[0].set_ylabel("validation loss, nats a word (line: uniform guess)")
     handles, labels = panels[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=6, frameon=False)
     return {"training": figure}
 
 
-def table(rows: Sequence[Row], corruptions: Sequence[str], methods: Sequence[str]) -> list[str]:
-    """A line a method: final losses and the winning setting, for the page."""
-    lines = []
+def table(
+    rows: Sequence[Row], corruptions: Sequence[str], methods: Sequence[str]
+) -> list[list[str]]:
+    """A line a method: final losses, mean (least to largest) over seeds, and the setting found."""
+    lines = [["method", *corruptions]]
     for method in methods:
-        cells = []
+        line = [method]
         for corruption in corruptions:
             losses = finals(rows, corruption, method)
-            one = next(r for r in rows if (r["corruption"], r["method"]) == (corruption, method))
-            tau = "" if one["tau"] is None else f", τ {one['tau']:g}"
-            edge = " at the edge of the grid" if one["edge"] else ""
+            one = _curves(rows, corruption, method)[0]
+            tau = "" if one["tau"] is None else f", τ {one['tau']:.2g}"
             spread = f"{mean(losses):.3f} ({min(losses):.3f} to {max(losses):.3f})"
-            cells.append(f"{corruption} {spread} at lr {one['lr']:g}{tau}{edge}")
-        lines.append(f"**{method}**: {'; '.join(cells)}")
+            line.append(f"{spread} at lr {one['lr']:.2g}{tau}")
+        lines.append(line)
     return lines
 
 
-def claims(rows: Sequence[Row], corruptions: Sequence[str], methods: Sequence[str]) -> list[Claim]:
-    """Verdicts on the means over seeds."""
+def claims(
+    rows: Sequence[Row], corruptions: Sequence[str], methods: Sequence[str], guess: float
+) -> list[Claim]:
+    """Verdicts on the losses by seed; none where the methods they are about were not trained."""
     found = []
     for corruption in corruptions:
-        loss = {method: mean(finals(rows, corruption, method)) for method in methods}
-        ranking = sorted(loss, key=loss.__getitem__)
-        shown = ", ".join(f"{method} {loss[method]:.3f}" for method in ranking)
+        losses = {method: finals(rows, corruption, method) for method in methods}
+        if not {"momentum", "Adam", *MEDIANS} <= losses.keys():
+            continue
         if corruption == "none":
-            found += _clean(loss, shown)
-        elif {"VClip", "CClip", "momentum"} <= loss.keys():
-            found.append(
-                Claim(
-                    statement=f"With {corruption}, VClip or CClip trains better than momentum",
-                    source="robust-agg",
-                    measured=shown,
-                    holds=min(loss["VClip"], loss["CClip"]) < loss["momentum"],
-                )
-            )
+            found += [_as_well(losses, method) for method in ("VClip", "CClip")]
+        else:
+            found += [_better(losses, method, corruption, guess) for method in ("VClip", "CClip")]
+        found.append(_best(losses, corruption))
     return found
 
 
-def _clean(loss: Mapping[str, float], shown: str) -> list[Claim]:
-    if not {"VClip", "CClip", "momentum", "Adam"} <= loss.keys():
-        statement = "Clean: VClip and CClip train as well as momentum"
-        return [Claim(statement=statement, source="eq. 17", measured=shown, holds=None)]
-    return [
-        Claim(
-            statement=f"Clean: {method} trains at least as well as momentum",
-            source="eq. 17",
-            measured=shown,
-            holds=loss[method] <= loss["momentum"] + 0.005,
-        )
-        for method in ("VClip", "CClip")
-    ] + [
-        Claim(
-            statement="Clean: Adam is better than all online medians",
-            source="robust-agg",
-            measured=shown,
-            holds=loss["Adam"]
-            < min(loss[m] for m in ("VClip", "CClip", "signed increment", "adaptive momentum")),
-        )
-    ]
+def _as_well(losses: Mapping[str, list[float]], method: str) -> Claim:
+    gap, error = _difference(losses[method], losses["momentum"])
+    return Claim(
+        statement=f"Clean: {method} trains as well as momentum",
+        source="eq. 17",
+        measured=f"{_against_momentum(losses, method)}: difference {gap:+.3f} ± {error:.3f}",
+        holds=gap <= error,
+    )
+
+
+def _better(losses: Mapping[str, list[float]], method: str, corruption: str, guess: float) -> Claim:
+    gap, error = _difference(losses[method], losses["momentum"])
+    return Claim(
+        statement=f"With {corruption}: {method} trains better than momentum, and than a guess",
+        source="robust-agg",
+        measured=f"{_against_momentum(losses, method)}: difference {gap:+.3f} ± {error:.3f}; "
+        f"uniform guess {guess:.3f}",
+        holds=gap < -error and mean(losses[method]) < guess,
+    )
+
+
+def _best(losses: Mapping[str, list[float]], corruption: str) -> Claim:
+    ranking = sorted(losses, key=lambda method: mean(losses[method]))
+    where = "Clean" if corruption == "none" else f"With {corruption}"
+    return Claim(
+        statement=f"{where}: an online median is the best of all methods",
+        source="robust-agg",
+        measured=", ".join(f"{method} {mean(losses[method]):.3f}" for method in ranking),
+        holds=ranking[0] in MEDIANS,
+    )
+
+
+def _against_momentum(losses: Mapping[str, list[float]], method: str) -> str:
+    return f"{method} {mean(losses[method]):.3f}, momentum {mean(losses['momentum']):.3f}"
+
+
+def _difference(ours: Sequence[float], theirs: Sequence[float]) -> tuple[float, float]:
+    """The mean difference by seed, and twice its standard error."""
+    gaps = [a - b for a, b in zip(ours, theirs, strict=True)]
+    error = 2 * stdev(gaps) / len(gaps) ** 0.5 if len(gaps) > 1 else 0.0
+    return mean(gaps), error

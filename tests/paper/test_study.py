@@ -56,6 +56,9 @@ class Squares(Study):
             Claim(statement="all are real", source="nobody", measured="-", holds=None),
         ]
 
+    def table(self, rows: Sequence[Row]) -> Sequence[Sequence[str]]:
+        return [("number", "square"), *((str(row["i"]), str(row["square"])) for row in rows)]
+
     def notes(self, rows: Sequence[Row]) -> list[str]:
         return [f"{len(rows)} numbers"]
 
@@ -95,6 +98,12 @@ def test_a_study_leaves_numbers_figures_and_a_page(tmp_path: Path) -> None:
     assert "| \\|x\\|² grows | Euclid | 4 | yes |" in lines
     assert "| all are even | nobody | 1 | **no** |" in lines
     assert "| all are real | nobody | - | not measured here |" in lines
+    assert lines[lines.index("| number | square |") + 1 :][:4] == [
+        "| --- | --- |",
+        "| 0 | 0 |",
+        "| 1 | 1 |",
+        "| 2 | 4 |",
+    ]
     assert {"- 3 numbers", "- here", "- `do it`"} <= set(lines)
     assert told[:3] == [("of 0", 0, 3, 0.5), ("of 0", 0, 3, 1.0), ("of 1", 1, 3, 0.5)]
 

@@ -2,28 +2,46 @@
 
 from __future__ import annotations
 
+from math import log
+
 import pytest
 import torch
 from torch import nn
 
 from experiments.paper.corruption import CORRUPTIONS
 from experiments.paper.recipes import RECIPES
+from experiments.paper.search import Trial, search
 from robust_agg.seeding import generator
 
 D = 5000
 
 
-def test_all_recipes_have_the_same_number_of_trials() -> None:
-    assert {len(recipe.trials) for recipe in RECIPES.values()} == {8}
+@pytest.mark.parametrize("tau", [None, 0.1])
+@pytest.mark.parametrize("budget", [1, 3, 8, 40])
+def test_a_search_makes_as_many_trials_as_it_may(tau: float | None, budget: int) -> None:
+    trials = search(lambda lr, tau: lr * (tau or 1.0), 1.0, tau, budget=budget)
+    assert len(trials) == budget
+    assert trials[0] == Trial(pytest.approx(1.0), tau and pytest.approx(tau), trials[0].cost)
+    assert trials[-1].cost <= trials[0].cost
+
+
+def test_a_search_finds_the_least_and_leaves_where_nothing_converges() -> None:
+    trials = search(
+        lambda lr, tau: abs(log(lr / 20)) + abs(log((tau or 0) / 0.02)), 1.0, 0.1, budget=80
+    )
+    best = min(trials, key=lambda trial: trial.cost)
+    assert (best.lr, best.tau) == (pytest.approx(20, rel=0.1), pytest.approx(0.02, rel=0.1))
+    # Above 0.03 everything diverges, the larger the sooner.
+    trials = search(lambda lr, tau: lr if lr < 0.03 else 1e9 * (1 + lr), 3.0, 0.1, budget=8)
+    assert min(trial.cost for trial in trials) < 0.03
 
 
 @pytest.mark.parametrize("name", RECIPES)
 def test_a_recipe_minimises_a_quadratic(name: str) -> None:
     parameter = nn.Parameter(torch.linspace(-1, 1, 40))
     recipe = RECIPES[name]
-    lr, tau = recipe.trials[-1]
-    # The largest of the grid is for language models; a quadratic of curvature 1 needs less.
-    step = recipe.attach([parameter], min(lr, 0.05), tau)
+    # Those of the recipe are for language models; a quadratic of curvature 1 needs less.
+    step = recipe.attach([parameter], min(recipe.lr, 0.05), recipe.tau and max(recipe.tau, 1e-3))
     before = float(parameter.detach().square().sum())
     for _ in range(30):
         parameter.grad = parameter.detach().clone()
