@@ -89,7 +89,7 @@ def load(name: str, *, root: PathLike | None = None, words: int | None = None) -
         texts = ["".join(_read(folder, _WIKITEXT_FILES[1:])), "", ""]
         note = (
             "WikiText-2, word level, its validation and test parts together as the training "
-            f"stream: no {_WIKITEXT_FILES[0]} in {folder}, and no held-out part"
+            f"stream: no {_WIKITEXT_FILES[0]}, and no held-out part"
         )
     train, validation, test = texts
     return make(name, train, validation, test, words=words, note=note)

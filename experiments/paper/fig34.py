@@ -180,7 +180,7 @@ class FixedWeights(ModelStudy):
         return fig34_figures.draw(
             rows,
             name=self.file,
-            title=f"{self.title}; {self.text.name}, {self.network}",
+            title=f"{self.title}; {self.network}{self._part()}",
             caption=f"{self._used(rows)}; ḡ: their mean; minibatches drawn with replacement",
             sizes=self.batch_sizes,
             tau=self.tau,
@@ -196,6 +196,10 @@ class FixedWeights(ModelStudy):
             iterations=self.iterations,
             level=self.level,
         )
+
+    def _part(self) -> str:
+        whole = len(self.text.validation) > 0
+        return "" if whole else "; validation and test parts of the text, no training part"
 
     def _used(self, rows: Sequence[Row]) -> str:
         bank = next(row for row in rows if "rows" in row)
