@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 import subprocess
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -18,6 +19,16 @@ def where() -> str:
         commit = "unknown"
     gpu = f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ""
     return (
-        f"{platform.machine()}, {torch.get_num_threads()} threads{gpu}, torch {torch.__version__}, "
+        f"{_processor()}, {torch.get_num_threads()} threads{gpu}, torch {torch.__version__}, "
         f"Python {platform.python_version()}, commit {commit}"
     )
+
+
+def _processor() -> str:
+    # What platform.processor() has is empty on many Linux systems.
+    with suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            name, _, value = line.partition(":")
+            if name.strip() == "model name":
+                return f"{value.strip()} ({platform.machine()})"
+    return platform.processor() or platform.machine()
