@@ -41,16 +41,18 @@ class Bank:
             ConfigError: there is no room for the file.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
+        if not self._file.exists() or self._file.stat().st_size != self.bytes:
+            for marker in self.folder.glob("*.done"):  # of rows that are gone
+                marker.unlink()
         try:
             with self._file.open("ab") as file:
-                file.truncate(4 * self.count * self.d)
+                file.truncate(self.bytes)
                 # Reserved, or a full disk would show as a crash at some later write.
                 if sys.platform == "linux":
-                    os.posix_fallocate(file.fileno(), 0, 4 * self.count * self.d)
+                    os.posix_fallocate(file.fileno(), 0, self.bytes)
         except OSError as error:
-            size = 4e-9 * self.count * self.d
             raise ConfigError(
-                f"out: {size:.1f} GB for gradients are required, found {error}"
+                f"out: {1e-9 * self.bytes:.1f} GB for gradients are required, found {error}"
             ) from None
         rows = self._map(shared=True)
         for k in range(self.count):
@@ -59,6 +61,11 @@ class Bank:
                 rows[k] = gradient(k)
                 done.touch()
             tick((k + 1) / self.count)
+
+    @property
+    def bytes(self) -> int:
+        """The size of the file."""
+        return 4 * self.count * self.d
 
     @property
     def _file(self) -> Path:

@@ -17,10 +17,11 @@ from rich.progress import (
 )
 from rich.table import Table
 
+from experiments.paper.carry_out import Outcome, carry_out
 from experiments.paper.fig1 import Outliers
 from experiments.paper.fig2 import StableNoise
 from experiments.paper.fig34 import PTB, WikiText
-from experiments.paper.study import Outcome, Preset, Study, Tick, carry_out
+from experiments.paper.study import Preset, Study, Tick
 from experiments.paper.training import Training
 from experiments.provenance import where
 

@@ -250,10 +250,11 @@ class StableNoise(Study):
             yield rows.mean(dim=0, keepdim=True) if mean else rows
 
     def _predictions(self, tick: Tick) -> list[Row]:
-        """What theory says of momentum's plateau and of VClip's transient.
+        """What theory says of momentum's law and of VClip's transient.
 
-        Momentum: ``m_T - ĝ = -(1-τ)^T ĝ + ξ'``, ξ' α-stable of scale ``τ/(1-(1-τ)^α)^{1/α}``, its
-        stationary law. VClip far from ĝ but within the noise: the error falls at the rate
+        Momentum: ``m_T - ĝ = -(1-τ)^T ĝ + ξ'``, ξ' α-stable of scale
+        ``τ ((1-(1-τ)^{αT})/(1-(1-τ)^α))^{1/α}``, at last ``τ/(1-(1-τ)^α)^{1/α}``.
+        VClip far from ĝ but within the noise: the error falls at the rate
         ``τ (1 - 1/d) E[1/‖ξ‖]``.
         """
         d, many = 10, 4000
@@ -262,7 +263,8 @@ class StableNoise(Study):
         for place, alpha in enumerate(self._alphas()):
             draw = generator(place, "prediction")
             noise = symmetric_stable(alpha, many, d, generator=draw)
-            scale = self.tau / (1 - (1 - self.tau) ** alpha) ** (1 / alpha)
+            kept = (1 - self.tau) ** alpha
+            scale = self.tau * ((1 - kept**self.iterations) / (1 - kept)) ** (1 / alpha)
             gaps = scale * noise - (1 - self.tau) ** self.iterations * oracle
             rows += self._summaries("prediction", "momentum", [alpha], self.iterations, gaps)
             rate = self.tau * (1 - 1 / d) * float((1 / noise.norm(dim=1)).mean())
@@ -280,7 +282,7 @@ class StableNoise(Study):
         return fig2_figures.draw(self.iterations, self.tau, rows)
 
     def claims(self, rows: Sequence[Row]) -> list[Claim]:
-        return fig2_claims.claims(self.iterations, rows)
+        return fig2_claims.claims(self.iterations, self.seeds, rows)
 
     def notes(self, rows: Sequence[Row]) -> list[str]:
         return [

@@ -38,7 +38,8 @@ SPECIFICATIONS: Mapping[Network, EncoderLM | TransformerXL] = {
 class FixedWeights(ModelStudy):
     """The gradient of a language model at its initial weights is to be estimated from minibatch
     gradients: means of microgradients that are drawn with replacement from a bank. Errors are
-    ‖m - ḡ‖₂/‖ḡ‖₂ with ḡ the bank's mean."""
+    ‖m - ḡ‖₂/‖ḡ‖₂ with ḡ the bank's mean. Below, every τ: VClip's, a length, is also tried as these
+    shares of ‖ḡ‖."""
 
     corpus: ClassVar[str]
     file: ClassVar[str]
@@ -51,10 +52,9 @@ class FixedWeights(ModelStudy):
     batch_sizes: tuple[int, ...] = (64, 256, 1024)
     iterations: int = 1000
     tau: float = 0.01
-    taus: tuple[float, ...] = (1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1)
+    taus: tuple[float, ...] = (1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1.0)
     clip_taus: tuple[float, ...] = (1e-6, 1e-5, 3e-5, 1e-4, 1e-3, 1e-2)
     seeds: int = 3
-    level: float = 0.5
 
     @classmethod
     def preset(cls, name: Preset) -> Self:
@@ -71,6 +71,10 @@ class FixedWeights(ModelStudy):
                 seeds=2,
             )
         return cls() if name == "default" else cls(microgradients=None)
+
+    @property
+    def fingerprint(self) -> str:
+        return self.text.fingerprint
 
     @cached_property
     def text(self) -> Corpus:
@@ -95,31 +99,37 @@ class FixedWeights(ModelStudy):
         count = min(self.microgradients or len(whole), len(whole))
         return [whole[len(whole) * k // count] for k in range(count)]
 
-    def bank(self, folder: Path) -> Bank:
-        size = sum(parameter.numel() for parameter in self.model.parameters())
-        return Bank(folder / "bank", len(self.batches), size)
-
     def pieces(self, folder: Path) -> Mapping[str, Piece]:
+        size = sum(parameter.numel() for parameter in self.model.parameters())
+        bank = Bank(folder / "bank", len(self.batches), size)
         return {
-            "microgradients": partial(self._fill, folder),
+            "microgradients": partial(self._microgradients, bank),
             **{
-                f"{name}, batch {size}": partial(piece, folder, size)
+                f"{name}, batch {size}": partial(piece, bank, size)
                 for size in self.batch_sizes
                 for name, piece in (("span", self._span), ("CClip", self._cclip))
             },
         }
 
-    def _fill(self, folder: Path, tick: Tick) -> list[Row]:
-        bank = self.bank(folder)
-
+    def _fill(self, bank: Bank, tick: Tick) -> None:
         def micro(k: int) -> Tensor:
             inputs, targets = (part.to(self.device) for part in self.batches[k])
             return gradient(self.model, inputs, targets, seed=derive(0, "dropout", k))
 
         bank.fill(micro, tick)
-        rows = bank.coordinates
-        norm = float(rows.mean(dim=0).norm())
-        return [{"norm": norm, "size": bank.d, "rows": bank.count}]
+
+    def _microgradients(self, bank: Bank, tick: Tick) -> list[Row]:
+        self._fill(bank, tick)
+        mean = bank.coordinates.mean(dim=0)
+        deviations = (bank.coordinates - mean).norm(dim=1)
+        return [
+            {
+                "norm": float(mean.norm()),
+                "largest": float(deviations.max() / deviations.median()),
+                "size": bank.d,
+                "rows": bank.count,
+            }
+        ]
 
     def _weights(self, size: int, seed: int) -> Tensor:
         count = len(self.batches)
@@ -128,27 +138,27 @@ class FixedWeights(ModelStudy):
     def _at(self) -> tuple[int, ...]:
         return log_spaced(self.iterations, 120)
 
-    def _span(self, folder: Path, size: int, tick: Tick) -> list[Row]:
+    def _span(self, bank: Bank, size: int, tick: Tick) -> list[Row]:
         """Momentum and VClip, for every τ and seed, in the coordinates of the bank's span."""
-        basis = self.bank(folder).coordinates
+        self._fill(bank, _silent)  # nothing to do, unless the rows have been deleted
+        basis = bank.coordinates
         mean = basis.mean(dim=0)
         start = torch.zeros(self.seeds, len(basis), dtype=torch.float64)
         noise = torch.stack([g[0, 0] - mean for g in self._minibatches(basis, size)])
         relative = float(noise.square().sum(dim=1).mean().sqrt() / mean.norm())
         rows: list[Row] = [{"noise_of": size, "noise": relative}]
-        taus = sorted({*self.taus, self.tau})
-        for place, tau in enumerate(taus):
+        lengths = [tau * float(mean.norm()) for tau in self.taus]
+        settings = [("momentum", tau) for tau in sorted({*self.taus, self.tau})]
+        settings += [("VClip", tau) for tau in sorted({*lengths, self.tau})]
+        for place, (name, tau) in enumerate(settings):
             samples = self._minibatches(basis, size)
-            rules = {
-                name: UPDATES[name].rule(tau=tau, streams=self.seeds, d=len(basis))
-                for name in ("momentum", "VClip")
-            }
-            for t, name, estimate in follow(rules, samples, start=start, at=self._at()):
+            rule = UPDATES[name].rule(tau=tau, streams=self.seeds, d=len(basis))
+            for t, _, estimate in follow({name: rule}, samples, start=start, at=self._at()):
                 rows += self._errors(name, size, tau, t, estimate - mean, mean)
                 if name == "momentum" and t > 0:
                     corrected = estimate / (1 - (1 - tau) ** t) - mean
                     rows += self._errors("bias-corrected momentum", size, tau, t, corrected, mean)
-            tick((place + 1) / len(taus))
+            tick((place + 1) / len(settings))
         return rows
 
     def _minibatches(self, basis: Tensor, size: int) -> Iterator[Tensor]:
@@ -156,8 +166,8 @@ class FixedWeights(ModelStudy):
         for each in weights.double():
             yield (each @ basis)[None]
 
-    def _cclip(self, folder: Path, size: int, tick: Tick) -> list[Row]:
-        bank = self.bank(folder)
+    def _cclip(self, bank: Bank, size: int, tick: Tick) -> list[Row]:
+        self._fill(bank, _silent)
         norm = float(bank.coordinates.mean(dim=0).norm())
         taus = sorted({*self.clip_taus, self.tau})
         at = sorted(self._at())
@@ -184,17 +194,14 @@ class FixedWeights(ModelStudy):
             caption=f"{self._used(rows)}; ḡ: their mean; minibatches drawn with replacement",
             sizes=self.batch_sizes,
             tau=self.tau,
-            level=self.level,
         )
 
     def claims(self, rows: Sequence[Row]) -> list[Claim]:
         return fig34_claims.claims(
             rows,
             sizes=self.batch_sizes,
-            columns=self.columns,
             tau=self.tau,
             iterations=self.iterations,
-            level=self.level,
         )
 
     def _part(self) -> str:
@@ -217,7 +224,12 @@ class FixedWeights(ModelStudy):
             "replacement (in the paper: the next ordered batch, and the gradient of the whole "
             "training set)",
             f"‖ḡ‖ = {bank['norm']:.3f}; curves: mean of {self.seeds} draws, of CClip one",
+            f"the folder's bank/ of {4e-9 * bank['rows'] * bank['size']:.2g} GB may be deleted",
         ]
+
+
+def _silent(share: float) -> None:
+    pass
 
 
 class PTB(FixedWeights):

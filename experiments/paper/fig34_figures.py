@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from experiments.paper.fig34_numbers import METHODS, curve, plateaus
+from experiments.paper.fig34_numbers import METHODS, curve, level, sweep
 from experiments.paper.study import Row
 from experiments.paper.style import STYLES, new_figure
 
@@ -24,7 +24,6 @@ def draw(
     caption: str,
     sizes: Sequence[int],
     tau: float,
-    level: float,
 ) -> Mapping[str, Figure]:
     """One column a batch size: curves above, below each method's τ swept."""
     from matplotlib.ticker import NullFormatter
@@ -34,12 +33,12 @@ def draw(
     for column, size in enumerate(sizes):
         for method in METHODS:
             _curve(axes[0, column], rows, method, size, tau)
-            _sweep(axes[1, column], rows, method, size, level)
+            _sweep(axes[1, column], rows, method, size)
         axes[0, column].set(
             title=f"batch size {size}, τ = {tau}", xlabel="iteration", xscale="log", yscale="log"
         )
         axes[1, column].set(
-            title=f"batch size {size}, every τ",
+            title=f"batch size {size}, every τ; level {level(rows, size):.2g}",
             xlabel="plateau: mean error of the last fifth",
             xscale="log",
             yscale="log",
@@ -48,7 +47,7 @@ def draw(
             line.grid(alpha=0.25)
             line.xaxis.set_minor_formatter(NullFormatter())
     axes[0, 0].set_ylabel(ERROR)
-    axes[1, 0].set_ylabel(f"iterations to an error of {level}")
+    axes[1, 0].set_ylabel("iterations to the level: half the noise of a batch")
     handles, labels = axes[0, 0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=4, frameon=False)
     figure.suptitle(f"{title}\n{caption}", fontsize=9)
@@ -60,15 +59,15 @@ def _curve(axes: Axes, rows: Sequence[Row], method: str, size: int, tau: float) 
     axes.plot(*zip(*points, strict=True), label=method, **STYLES[method])
 
 
-def _sweep(axes: Axes, rows: Sequence[Row], method: str, size: int, level: float) -> None:
-    points = [p for p in plateaus(rows, method, size, level) if p.reached is not None]
+def _sweep(axes: Axes, rows: Sequence[Row], method: str, size: int) -> None:
+    points = [p for p in sweep(rows, method, size) if p.reached is not None]
     if not points:
         return
     x, y = [p.plateau for p in points], [p.reached or 0 for p in points]
     axes.plot(x, y, marker="o", markersize=4, **STYLES[method])
     for point in points:
         axes.annotate(
-            f"{point.tau:g}",
+            f"{point.tau:.2g}",
             (point.plateau, point.reached or 0),
             xytext=(3, 3),
             textcoords="offset points",

@@ -29,31 +29,31 @@ def curve(rows: Sequence[Row], method: str, size: int, tau: float) -> tuple[list
     return [row["iteration"] for row in own], [row["error"] for row in own]
 
 
-def plateaus(rows: Sequence[Row], method: str, size: int, level: float) -> list[Point]:
+def noise(rows: Sequence[Row], size: int) -> float:
+    """The root mean square of ‖g - ḡ‖₂/‖ḡ‖₂ of minibatches."""
+    found: float = next(row["noise"] for row in rows if row.get("noise_of") == size)
+    return found
+
+
+def level(rows: Sequence[Row], size: int) -> float:
+    """The error that methods are timed to: half the noise, that of a mean of four minibatches."""
+    return noise(rows, size) / 2
+
+
+def sweep(rows: Sequence[Row], method: str, size: int) -> list[Point]:
     """Every τ of a method, ascending; its plateau is the mean error of the last fifth."""
     of_method = [row for row in rows if (row.get("method"), row.get("batch")) == (method, size)]
+    goal = level(rows, size)
     found = []
     for tau in sorted({row["tau"] for row in of_method}):
         t, error = curve(rows, method, size, tau)
         last = [e for i, e in zip(t, error, strict=True) if i >= 0.8 * t[-1]]
-        reached = next((i for i, e in zip(t, error, strict=True) if e <= level), None)
+        reached = next((i for i, e in zip(t, error, strict=True) if e <= goal), None)
         found.append(Point(tau, sum(last) / len(last), reached))
     return found
 
 
 def error_at(rows: Sequence[Row], method: str, size: int, tau: float, iteration: int) -> float:
-    """The error at the noted iteration that is nearest."""
+    """The error after an iteration that was noted."""
     t, error = curve(rows, method, size, tau)
-    place = min(range(len(t)), key=lambda i: abs(t[i] - iteration))
-    return error[place]
-
-
-def fastest(rows: Sequence[Row], method: str, size: int, level: float) -> int | None:
-    """The fewest iterations to an error of ``level`` at any τ."""
-    times = [point.reached for point in plateaus(rows, method, size, level)]
-    return min((time for time in times if time is not None), default=None)
-
-
-def best_plateau(rows: Sequence[Row], method: str, size: int, level: float) -> float:
-    """The lowest plateau at any τ."""
-    return min(point.plateau for point in plateaus(rows, method, size, level))
+    return error[t.index(iteration)]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import torch
@@ -23,8 +22,9 @@ class Recipe:
 
     Attributes:
         lr: the learning rate that a search begins with.
-        tau: the τ that it begins with; None where there is none.
-        estimate: the online estimate of a τ that the optimizer steps by.
+        tau: the τ that it begins with; None where there is none to be found.
+        estimator: of a τ, whose estimate the optimizer steps by. By default, and without τ, that is
+            the latest gradient that was finite: all recipes have the same guard.
         bias_correction: of that estimate.
         clip: the norm to which a gradient is clipped before.
         change: what becomes of the estimate before the step.
@@ -33,7 +33,7 @@ class Recipe:
 
     lr: float
     tau: float | None = None
-    estimate: Callable[[float], OnlineMedian] | None = None
+    estimator: Callable[..., OnlineMedian] = Momentum
     bias_correction: bool = False
     clip: float | None = None
     change: Change | None = None
@@ -44,9 +44,8 @@ class Recipe:
     ) -> Callable[[], None]:
         """The step to take once the parameters have their gradients."""
         optimizer = self.optimizer(parameters, lr=lr)
-        if self.estimate is not None:
-            assert tau is not None
-            OnlineEstimate(optimizer, self.estimate(tau), bias_correction=self.bias_correction)
+        estimator = self.estimator(tau=1.0 if tau is None else tau)
+        OnlineEstimate(optimizer, estimator, bias_correction=self.bias_correction)
         if self.change is not None:
             change = self.change
             optimizer.register_step_pre_hook(lambda *_: change(parameters))
@@ -57,14 +56,6 @@ class Recipe:
             optimizer.step()
 
         return step
-
-
-def _named(rule: Callable[..., OnlineMedian]) -> Callable[[float], OnlineMedian]:
-    return partial(_make, rule)
-
-
-def _make(rule: Callable[..., OnlineMedian], tau: float) -> OnlineMedian:
-    return rule(tau=tau)
 
 
 def sign(parameters: Sequence[nn.Parameter]) -> None:
@@ -85,17 +76,15 @@ def normalise(parameters: Sequence[nn.Parameter]) -> None:
 
 RECIPES: dict[str, Recipe] = {
     "SGD": Recipe(lr=0.3),
-    "momentum": Recipe(lr=3.0, tau=0.1, estimate=_named(Momentum)),
-    "bias-corrected momentum": Recipe(
-        lr=1.0, tau=0.1, estimate=_named(Momentum), bias_correction=True
-    ),
-    "VClip": Recipe(lr=3.0, tau=0.1, estimate=_named(VClip)),
-    "adaptive momentum": Recipe(lr=3.0, tau=0.1, estimate=_named(AdaptiveMomentum)),
-    "CClip": Recipe(lr=3.0, tau=1e-4, estimate=_named(CClip)),
-    "signed increment": Recipe(lr=3.0, tau=1e-4, estimate=_named(SignedIncrement)),
-    "clip, then momentum": Recipe(lr=10.0, tau=0.1, estimate=_named(Momentum), clip=0.25),
-    "normalised momentum": Recipe(lr=0.3, tau=0.1, estimate=_named(Momentum), change=normalise),
-    "Signum": Recipe(lr=3e-3, tau=0.1, estimate=_named(Momentum), change=sign),
+    "momentum": Recipe(lr=3.0, tau=0.1),
+    "bias-corrected momentum": Recipe(lr=1.0, tau=0.1, bias_correction=True),
+    "VClip": Recipe(lr=3.0, tau=0.1, estimator=VClip),
+    "adaptive momentum": Recipe(lr=3.0, tau=0.1, estimator=AdaptiveMomentum),
+    "CClip": Recipe(lr=3.0, tau=1e-4, estimator=CClip),
+    "signed increment": Recipe(lr=3.0, tau=1e-4, estimator=SignedIncrement),
+    "clip, then momentum": Recipe(lr=10.0, tau=0.1, clip=0.25),
+    "normalised momentum": Recipe(lr=0.3, tau=0.1, change=normalise),
+    "Signum": Recipe(lr=3e-3, tau=0.1, change=sign),
     "Adam": Recipe(lr=4e-3, optimizer=Adam),
 }
 """By name."""

@@ -76,6 +76,10 @@ def follow(
 
 
 def log_spaced(last: int, count: int) -> tuple[int, ...]:
-    """About ``count`` iterations from 1 to ``last``, evenly on a logarithmic axis; and 0."""
+    """About ``count`` iterations from 1 to ``last``, evenly on a logarithmic axis; and 0.
+
+    The powers of ten are among them.
+    """
     places = torch.logspace(0, torch.tensor(float(last)).log10().item(), count)
-    return tuple(sorted({0, last, *places.round().long().tolist()}))
+    powers = {10**k for k in range(len(str(last)))}
+    return tuple(sorted({0, last, *powers, *places.round().long().tolist()}))

@@ -52,7 +52,7 @@ class Training(ModelStudy):
     columns: int = 16
     bptt: int = 35
     trials: int = 8
-    search_steps: int = 30
+    search_steps: int = 24
     steps: int = 80
     seeds: int = 3
     validation_words: int = 2240
@@ -84,6 +84,10 @@ class Training(ModelStudy):
             validation_words=70_000,
         )
 
+    @property
+    def fingerprint(self) -> str:
+        return self.text.fingerprint
+
     @cached_property
     def text(self) -> Corpus:
         return load("ptb", words=self.words)
@@ -102,10 +106,9 @@ class Training(ModelStudy):
         return batches(self.text.train, self.columns, self.bptt)
 
     @cached_property
-    def _validation(self) -> tuple[Tensor, Tensor]:
+    def _validation(self) -> list[tuple[Tensor, Tensor]]:
         tokens = self.text.validation[: self.validation_words + self.columns]
-        parts = batches(tokens, self.columns, len(tokens) // self.columns)
-        return parts[0]
+        return batches(tokens, self.columns, self.bptt)
 
     def pieces(self, folder: Path) -> Mapping[str, Piece]:
         return {
@@ -193,8 +196,16 @@ class Training(ModelStudy):
         return built.to(self.device)
 
     def _loss(self, model: LanguageModel) -> float:
-        inputs, targets = (part.to(self.device) for part in self._validation)
-        return loss(model, inputs, targets)
+        """Per word of the validation text, in pieces as long as those that are trained on."""
+        total = 0.0
+        for inputs, targets in self._validation:
+            value = loss(model, inputs.to(self.device), targets.to(self.device))
+            total += value * targets.numel()
+        return total / self._words
+
+    @property
+    def _words(self) -> int:
+        return sum(targets.numel() for _, targets in self._validation)
 
     def figures(self, rows: Sequence[Row]) -> Mapping[str, Figure]:
         return training_report.draw(rows, self.corruptions, self.methods, self._guess)
@@ -209,13 +220,15 @@ class Training(ModelStudy):
         return [
             self.text.note,
             f"{self.specification}, batches of {self.columns} x {self.bptt} words in the order of "
-            f"the text; validation loss on {self._validation[0].numel():,} words, dropout off",
+            f"the text; validation loss on {self._words:,} words, dropout off",
             f"{self.trials} trials of {self.search_steps} steps for each method and corruption "
             f"(Nelder and Mead's simplex, from a start near each method's best on the clean text), "
             f"then {self.steps} steps with {self.seeds} seeds; the test text is not used",
             "a loss counts with at most twice that of a uniform guess, and so does a training that "
             "diverges",
-            "± is twice the standard error of the difference by seed, which decides a verdict",
+            f"± is the 95 % interval of the mean difference by seed (t, {self.seeds} seeds), which "
+            "decides a verdict, if anything",
+            "a gradient that is not finite is rejected in all methods",
         ]
 
 

@@ -62,6 +62,17 @@ def test_what_is_taken_is_not_taken_again(tmp_path: Path) -> None:
     assert torch.equal(Bank(tmp_path, K, 10).rows, rows)
 
 
+def test_rows_that_are_gone_are_taken_again(tmp_path: Path) -> None:
+    rows = torch.randn(K, 10, generator=generator(0, "rows"))
+    Bank(tmp_path, K, 10).fill(lambda k: rows[k], ignore)
+    (tmp_path / "rows.f32").unlink()
+    Bank(tmp_path, K, 10).fill(lambda k: rows[k], ignore)
+    assert torch.equal(Bank(tmp_path, K, 10).rows, rows)
+    wider = torch.randn(K, 20, generator=generator(1, "rows"))
+    Bank(tmp_path, K, 20).fill(lambda k: wider[k], ignore)
+    assert torch.equal(Bank(tmp_path, K, 20).rows, wider)
+
+
 def test_a_bank_that_has_no_room_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"out: 40000000.0 GB for gradients are required, found"):
         Bank(tmp_path, 10**6, 10**10).fill(lambda k: torch.zeros(1), ignore)

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, ClassVar, Self
 import pytest
 
 from experiments.config import ConfigError
-from experiments.paper.study import Claim, Outcome, Piece, Preset, Row, Study, Tick, carry_out
+from experiments.paper.carry_out import Outcome, carry_out
+from experiments.paper.study import Claim, Piece, Preset, Row, Study, Tick
 from experiments.paper.style import new_figure
 
 if TYPE_CHECKING:
@@ -97,7 +98,7 @@ def test_a_study_leaves_numbers_figures_and_a_page(tmp_path: Path) -> None:
     assert "Squares of a few numbers, for a test." in lines
     assert "| \\|x\\|² grows | Euclid | 4 | yes |" in lines
     assert "| all are even | nobody | 1 | **no** |" in lines
-    assert "| all are real | nobody | - | not measured here |" in lines
+    assert "| all are real | nobody | - | not decided here |" in lines
     assert lines[lines.index("| number | square |") + 1 :][:4] == [
         "| --- | --- |",
         "| 0 | 0 |",
@@ -126,9 +127,43 @@ def test_what_is_done_is_not_done_again(tmp_path: Path) -> None:
 
 def test_a_folder_is_one_study_s(tmp_path: Path) -> None:
     work(Squares(), tmp_path, [])
-    with pytest.raises(ConfigError, match=r"out: .* holds another study, found configuration"):
+    with pytest.raises(
+        ConfigError, match=r"out: .* holds another study, found count=3 instead of 4; choose"
+    ):
         work(Squares(count=4), tmp_path, [])
     assert json.loads((tmp_path / "config.json").read_text())["count"] == 3
     (tmp_path / "file").touch()
     with pytest.raises(ConfigError, match="out: a folder that can be written is required"):
         work(Squares(), tmp_path / "file" / "x", [])
+
+
+def test_a_folder_is_bound_to_the_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    work(Squares(), tmp_path, [])
+    monkeypatch.setattr(Squares, "fingerprint", "0123")
+    with pytest.raises(ConfigError, match=r"holds another study, found data='' instead of '0123'"):
+        work(Squares(), tmp_path, [])
+
+
+def test_what_lies_in_a_folder_is_not_overwritten(tmp_path: Path) -> None:
+    (tmp_path / "README.md").write_text("mine")
+    with pytest.raises(ConfigError, match=r"must be empty, or hold such a study, found README.md"):
+        work(Squares(), tmp_path, [])
+    assert (tmp_path / "README.md").read_text() == "mine"
+
+
+def test_a_damaged_piece_is_done_again(tmp_path: Path) -> None:
+    work(Squares(), tmp_path, [])
+    numbers = (tmp_path / "numbers.csv").read_text()
+    (tmp_path / "pieces" / "of 1.json").write_text('{"seconds": 1.0, "ro')
+    (tmp_path / "pieces" / "of 2.json").write_text("{}")
+    done.clear()
+    work(Squares(), tmp_path, [])
+    assert done == ["1", "2"]
+    assert (tmp_path / "numbers.csv").read_text() == numbers
+
+
+def test_a_damaged_configuration_is_named(tmp_path: Path) -> None:
+    work(Squares(), tmp_path, [])
+    (tmp_path / "config.json").write_text("")
+    with pytest.raises(ConfigError, match=r"config.json must be a configuration, found a damaged"):
+        work(Squares(), tmp_path, [])

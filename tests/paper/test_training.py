@@ -11,6 +11,7 @@ from torch import nn
 from experiments.paper.corruption import CORRUPTIONS
 from experiments.paper.recipes import RECIPES
 from experiments.paper.search import Trial, search
+from experiments.paper.training_report import claims
 from robust_agg.seeding import generator
 
 D = 5000
@@ -91,3 +92,30 @@ def test_corruptions_are_as_frequent_and_as_large_as_they_say() -> None:
     scale = float(gradient.norm()) / D**0.5
     # The quartiles of a symmetric stable law of scale 1 lie near ±1 for any α.
     assert 0.8 < float(noisy.abs().median()) / scale < 1.2
+
+
+def test_a_guard_keeps_what_is_not_finite_from_all() -> None:
+    for each in RECIPES.values():
+        parameter = nn.Parameter(torch.ones(3))
+        step = each.attach([parameter], each.lr, each.tau)
+        parameter.grad = torch.tensor([1.0, torch.nan, 1.0])
+        step()
+        assert bool(parameter.isfinite().all())
+
+
+def test_verdicts_need_differences_that_seeds_agree_on() -> None:
+    def verdict(ours: list[float], theirs: list[float]) -> bool | None:
+        final = {"VClip": ours, "momentum": theirs}
+        others = ("CClip", "adaptive momentum", "signed increment", "Adam")
+        rows = [
+            {"corruption": "none", "method": method, "seed": seed, "step": 1, "loss": loss}
+            for method in (*final, *others)
+            for seed, loss in enumerate(final.get(method, theirs))
+        ]
+        found = claims(rows, ["none"], [*final, *others], guess=7.0)
+        return next(claim.holds for claim in found if "VClip trains as well" in claim.statement)
+
+    assert verdict([5.0, 5.1, 5.2], [5.01, 5.11, 5.21]) is True
+    assert verdict([5.0, 5.1, 5.2], [4.8, 4.91, 4.99]) is False
+    # Noise is no evidence.
+    assert verdict([5.0, 5.0, 9.0], [4.0, 4.0, 4.0]) is None

@@ -1,0 +1,143 @@
+"""Carrying out a study in a folder, where every piece is kept as it finishes."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import json
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from experiments.config import ConfigError
+from experiments.paper.page import page
+from experiments.paper.study import Claim, Piece, Row, Study, Tick
+from experiments.run_folder import LOCK, locked
+
+CONFIG = "config.json"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What :func:`carry_out` leaves: the page's file, the claims, and the seconds of the pieces."""
+
+    page: Path
+    claims: list[Claim]
+    seconds: float
+
+
+def carry_out(
+    study: Study,
+    folder: Path,
+    *,
+    command: str,
+    where: str,
+    on_piece: Callable[[str, int, int], Tick],
+) -> Outcome:
+    """Do what is left of ``study`` in ``folder``, then write numbers, figures and page.
+
+    Args:
+        study: what to do.
+        folder: made if it is not there; empty, or with an earlier part of the same study.
+        command: how to do it again, for the page.
+        where: machine and commit, for the page.
+        on_piece: told the name, place and number of each piece that begins; returns its tick.
+
+    Raises:
+        ConfigError: the folder is another's, cannot be written, or another process is in it.
+    """
+    configuration = {
+        "study": type(study).__name__,
+        **dataclasses.asdict(study),
+        "data": study.fingerprint,
+    }
+    try:
+        (folder / "pieces").mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"out: a folder that can be written is required, found {error}") from None
+    with locked(folder):
+        _bind(folder, json.loads(json.dumps(configuration)))
+        pieces = study.pieces(folder)
+        done = [
+            _done(folder / "pieces" / f"{name}.json", piece, on_piece(name, place, len(pieces)))
+            for place, (name, piece) in enumerate(pieces.items())
+        ]
+        rows = [row for piece in done for row in piece["rows"]]
+        seconds = sum(piece["seconds"] for piece in done)
+        _write_csv(folder / "numbers.csv", rows)
+        figures = study.figures(rows)
+        for name, figure in figures.items():
+            figure.savefig(folder / f"{name}.png", dpi=110)
+            figure.savefig(folder / f"{name}.pdf")
+        claims = study.claims(rows)
+        notes = [*study.notes(rows), f"{seconds:.0f} s of computing", where, f"`{command}`"]
+        with _replacing(folder / "README.md") as file:
+            file.write_text(page(study, rows, list(figures), claims, notes), encoding="utf-8")
+    return Outcome(folder / "README.md", claims, seconds)
+
+
+def _bind(folder: Path, configuration: dict[str, Any]) -> None:
+    """Write the configuration, or check that it is the one that is there."""
+    path = folder / CONFIG
+    if not path.exists():
+        found = sorted({each.name for each in folder.iterdir()} - {"pieces", LOCK})
+        if found:
+            raise ConfigError(
+                f"out: {folder} must be empty, or hold such a study, found {found[0]}"
+            )
+        with _replacing(path) as file:
+            file.write_text(json.dumps(configuration, indent=2) + "\n", encoding="utf-8")
+    kept = _read(path)
+    if kept is None:
+        raise ConfigError(f"out: {path} must be a configuration, found a damaged file")
+    for name in {**kept, **configuration}:
+        if kept.get(name) != configuration.get(name):
+            raise ConfigError(
+                f"out: {folder} holds another study, found {name}={kept.get(name)!r} instead of "
+                f"{configuration.get(name)!r}; choose another folder"
+            )
+
+
+def _done(path: Path, piece: Piece, tick: Tick) -> dict[str, Any]:
+    """What is kept of a piece; done now if nothing is, or if it was damaged."""
+    found = _read(path)
+    if found is None or not {"seconds", "rows"} <= found.keys():
+        begun = time.perf_counter()
+        rows = piece(tick)
+        content = json.dumps({"seconds": time.perf_counter() - begun, "rows": rows})
+        with _replacing(path) as file:
+            file.write_text(content, encoding="utf-8")
+        # What is drawn is what is kept, now as after another start.
+        found = json.loads(content)
+    tick(1.0)
+    return found
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    with suppress(FileNotFoundError, ValueError):
+        content = json.loads(path.read_text(encoding="utf-8"))
+        return content if isinstance(content, dict) else None
+    return None
+
+
+@contextmanager
+def _replacing(path: Path) -> Iterator[Path]:
+    """A file that takes its name when it is whole."""
+    temporary = path.with_name(f".{path.name}")
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _write_csv(path: Path, rows: Sequence[Row]) -> None:
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    with _replacing(path) as file, file.open("w", newline="", encoding="utf-8") as out:
+        writer = csv.DictWriter(out, names)
+        writer.writeheader()
+        writer.writerows(rows)
