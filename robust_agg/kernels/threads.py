@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from functools import cache
 from typing import TypeVar, TypeVarTuple, Unpack
 
@@ -48,13 +48,28 @@ def map_ranges(
             results[place] = task(*part)
 
     # The calling thread works too: it need not wait for another to wake.
-    helpers = [_pool(threads - 1).submit(work) for _ in range(threads - 1)]
+    helpers: list[Future[None]] = []
     try:
+        for _ in range(threads - 1):
+            helpers.append(_pool(threads - 1).submit(work))
         work()
     finally:
         # One that has not begun finds nothing left, and may be queued behind its own caller.
         begun = [helper for helper in helpers if not helper.cancel()]
-        wait(begun)  # they work in the caller's memory
+        _outlast(begun)
     for helper in begun:
         helper.result()
     return [results[place] for place in range(len(parts))]
+
+
+def _outlast(helpers: Sequence[Future[None]]) -> None:
+    """Wait, also through Ctrl-C: they work in memory that is the caller's."""
+    interrupted: KeyboardInterrupt | None = None
+    while True:
+        try:
+            wait(helpers)
+            break
+        except KeyboardInterrupt as error:
+            interrupted = error
+    if interrupted is not None:
+        raise interrupted

@@ -22,14 +22,15 @@ from robust_agg.types import State
 
 KEY = "online_estimate"
 """Where the state is in the optimizer's ``state_dict()``."""
+MARK = "_robust_agg_online_estimate"
+"""The attribute of an optimizer that has an attachment."""
 
 
 class _Span(NamedTuple):
-    """A vector, its parameters with their places in it, and its length."""
+    """A vector, and its parameters with their places in it."""
 
     vector: Vector
     members: list[tuple[nn.Parameter, int]]
-    d: int
 
 
 class OnlineEstimate:
@@ -56,7 +57,9 @@ class OnlineEstimate:
     in CUDA graphs, from the second on.
 
     The state travels in ``optimizer.state_dict()``, under the key ``"online_estimate"`` that
-    optimizers without an attachment ignore; it is also :meth:`state_dict`, for other ways to save.
+    optimizers without an attachment ignore; where a state without it is loaded, the estimate begins
+    anew. ``torch.distributed.checkpoint`` drops such keys, and steps an optimizer that has no state
+    yet once: with it, save and load :meth:`state_dict` beside.
 
     - Under a ``GradScaler`` gradients are unscaled before they are looked at. Where the scaler
       skips a step, the estimate is not asked (for fused optimizers: rejects).
@@ -93,6 +96,12 @@ class OnlineEstimate:
         bias_correction: bool = False,
     ) -> None:
         check_attachment(optimizer, estimator, vector, bias_correction)
+        other = getattr(optimizer, MARK, None)
+        if other is not None:
+            raise ValueError(
+                "OnlineEstimate: optimizer must have no online estimate yet, found one by "
+                f"{other.estimator.name}; detach it first"
+            )
         self.optimizer = optimizer
         self.estimator = estimator
         self.vector = vector
@@ -105,6 +114,7 @@ class OnlineEstimate:
             self._handles = [
                 optimizer.register_state_dict_post_hook(self._add_to),
                 optimizer.register_load_state_dict_pre_hook(self._take_from),
+                optimizer.register_load_state_dict_post_hook(self._take_over),
             ]
         except AttributeError as error:
             raise TypeError(
@@ -112,6 +122,8 @@ class OnlineEstimate:
                 f"found a wrapper, {type(optimizer).__name__}"
             ) from error
         self._attached = True
+        self._loaded: State = {}
+        setattr(optimizer, MARK, self)
         # A step that fails, and one that calls its parent's, are beyond what torch's hooks can see.
         optimizer.step = MethodType(  # type: ignore[method-assign]  # as torch's schedulers do
             self._around(optimizer.step), optimizer
@@ -132,6 +144,8 @@ class OnlineEstimate:
 
     def detach(self) -> None:
         """Let the optimizer step by its gradients again."""
+        if self._attached:
+            delattr(self.optimizer, MARK)
         self._attached = False
         for handle in self._handles:
             handle.remove()
@@ -149,10 +163,14 @@ class OnlineEstimate:
         Raises:
             ValueError: it is of other parameters, or of another kind of estimate.
         """
-        self._spans()
+        spans = self._spans()
         check(state, self._parameters(), self._vectors)
+        homes = [
+            (vector, places[0][0].device if places else torch.device("cpu"))
+            for vector, places in spans
+        ]
         with torch.no_grad():
-            unpack(state, self._parameters(), self._estimates, self._vectors, self._zeros)
+            unpack(state, self._parameters(), self._estimates, homes, self._zeros)
 
     # --- around torch's methods -------------------------------------------------------------------
 
@@ -199,8 +217,15 @@ class OnlineEstimate:
         state[KEY] = dict(self.state_dict())
 
     def _take_from(self, optimizer: Optimizer, state: dict[str, Any]) -> None:
-        if KEY in state:
-            self.load_state_dict(state[KEY])
+        loaded = state.get(KEY, {})
+        self._spans()
+        check(loaded, self._parameters(), self._vectors)
+        self._loaded = loaded
+
+    def _take_over(self, optimizer: Optimizer) -> None:
+        # Not before the optimizer itself has accepted what it is to load.
+        loaded, self._loaded = self._loaded, {}
+        self.load_state_dict(loaded)
 
     # --- one step ---------------------------------------------------------------------------------
 
@@ -211,7 +236,9 @@ class OnlineEstimate:
         for parameter in self._parameters():
             check_gradient(parameter.grad)
         scale = getattr(self.optimizer, "grad_scale", None)
-        for vector, places, d in spans:
+        found_inf = getattr(self.optimizer, "found_inf", None)
+        allowed = None if found_inf is None else (found_inf == 0).reshape(())
+        for vector, places in spans:
             present = [(p, start) for p, start in places if p.grad is not None and p.numel()]
             parameters = [parameter for parameter, _ in present]
             gradients = [cast(Tensor, parameter.grad) for parameter in parameters]
@@ -222,7 +249,7 @@ class OnlineEstimate:
             estimates = [self._estimate(parameter) for parameter in parameters]
             rows = [passes.laid_out_as(m, g) for m, g in zip(estimates, gradients, strict=True)]
             starts = [start for _, start in present]
-            vector.step([Member(*m) for m in zip(rows, estimates, starts, strict=True)], d)
+            vector.step([Member(*m) for m in zip(rows, estimates, starts, strict=True)], allowed)
             self._loans.begin(parameters, estimates)
         if scale is not None:
             # A fused optimizer would divide the estimate by it once more.
@@ -256,5 +283,5 @@ class OnlineEstimate:
                     f"of the {self.vector}, found {sum(divergence.sizes)}"
                 )
             members = list(zip(parameters, starts[:-1], strict=True))
-            spans.append(_Span(vector, members, starts[-1]))
+            spans.append(_Span(vector, members))
         return spans

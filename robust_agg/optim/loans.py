@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import SGD, Adam, AdamW, Optimizer
 
+from robust_agg import torch_compat
 from robust_agg.optim import passes
 
 READERS = (SGD, Adam, AdamW)
@@ -46,7 +47,7 @@ class Loans:
             if not lends or m.dtype != gradient.dtype:
                 handed = self._copy_of(parameter, gradient)
                 copied.append((m, handed))
-            self._open.append(_Loan(parameter, gradient, handed, m._version))
+            self._open.append(_Loan(parameter, gradient, handed, torch_compat.version(m)))
             parameter.grad = handed
         if copied:
             passes.copy(*(list(column) for column in zip(*copied, strict=True)))
@@ -60,9 +61,9 @@ class Loans:
         loans, self._open = self._open, []
         written: list[Tensor] = []
         for parameter, gradient, handed, version in loans:
-            if parameter.grad is handed:
+            if parameter.grad is not None:  # as by a hook that means it
                 parameter.grad = gradient
-            if handed is estimates.get(parameter) and handed._version != version:
+            if handed is estimates.get(parameter) and torch_compat.version(handed) != version:
                 written.append(handed)
         if written:
             raise RuntimeError(
@@ -81,8 +82,7 @@ class Loans:
         return (
             type(self.optimizer) in READERS
             # A hook may clip or zero what it finds.
-            and not self.optimizer._optimizer_step_pre_hooks
-            and not self.optimizer._optimizer_step_post_hooks
+            and not torch_compat.has_step_hooks(self.optimizer)
             and not any(
                 group.get(option)
                 for group in self.optimizer.param_groups

@@ -1,7 +1,6 @@
 """The passes over memory: lengths, distances, and steps that a flag on the device calls off.
 
-Nothing here waits for the device. Torch's underscored operators are used here and in ``pieces``
-alone.
+Nothing here waits for the device.
 
 How often the numbers are read (r) and written (w), where torch's ``SGD(momentum=β)`` does
 ``m *= β; m += g; w -= η m``: 5 r, 3 w. Every line ends in torch's ``w -= η m``: 2 r, 1 w.
@@ -28,6 +27,7 @@ from math import inf
 import torch
 from torch import Tensor
 
+from robust_agg import torch_compat
 from robust_agg.optim import compiled, pieces
 from robust_agg.optim.pieces import Part
 
@@ -45,7 +45,7 @@ def lengths(parts: Sequence[Part]) -> Tensor:
         gradients = [part.gradient for part in group]
         # The norm of half precision would be one, and infinite from 65504.
         half = gradients[0].dtype.itemsize < 4
-        norms += torch._foreach_norm(gradients, 2, dtype=torch.float32 if half else None)
+        norms += torch_compat.foreach_norm(gradients, 2, dtype=torch.float32 if half else None)
     return _together(parts, norms).square().sum().sqrt()[None]
 
 
@@ -59,7 +59,7 @@ def distances(parts: Sequence[Part]) -> Tensor:
         zip((part.block for part in large), _unbound(compiled.distances, large), strict=True)
     )
     for batch in pieces.batches(rest):
-        found += zip(batch.blocks, torch._foreach_norm(batch.differences(), 2), strict=True)
+        found += zip(batch.blocks, torch_compat.foreach_norm(batch.differences(), 2), strict=True)
     found.sort(key=lambda pair: pair[0])
     counts = [len(list(same)) for _, same in groupby(found, key=lambda pair: pair[0])]
     squares = _together(parts, [norm for _, norm in found]).square()
@@ -81,7 +81,7 @@ def all_finite(parts: Sequence[Part]) -> Tensor:
             for gradient in gradients:
                 extremes += torch.aminmax(gradient)
         else:
-            extremes += torch._foreach_norm(gradients, inf)
+            extremes += torch_compat.foreach_norm(gradients, inf)
     return (_together(parts, extremes).abs() < inf).all()
 
 
@@ -124,8 +124,8 @@ def _clip(gaps: list[Tensor], tau: float | Tensor) -> None:
         for gap in gaps:
             gap.clamp_(-limit, limit)
     else:
-        torch._foreach_clamp_min_(gaps, -limit)
-        torch._foreach_clamp_max_(gaps, limit)
+        torch_compat.foreach_clamp_min_(gaps, -limit)
+        torch_compat.foreach_clamp_max_(gaps, limit)
 
 
 def _bound(tau: float | Tensor, like: Tensor) -> float:
@@ -141,7 +141,7 @@ def move_by_sign(parts: Sequence[Part], tau: float | Tensor, accepted: Tensor) -
         compiled.move_by_sign(large, float(tau))
     for batch in pieces.batches(rest):
         gaps = batch.differences()
-        torch._foreach_sign_(gaps)
+        torch_compat.foreach_sign_(gaps)
         _add(batch.estimates, gaps, step, accepted)
 
 
@@ -158,7 +158,7 @@ def copy(estimates: list[Tensor], out: list[Tensor]) -> None:
         if copied.dtype.itemsize < m.dtype.itemsize:
             limit = torch.finfo(copied.dtype).max
             estimates[place] = m.clamp(-limit, limit)
-    torch._foreach_copy_(out, estimates)
+    torch_compat.foreach_copy_(out, estimates)
 
 
 def divide(gradients: list[Tensor], scale: Tensor) -> None:
@@ -186,20 +186,8 @@ def _add(
         for m, d in zip(estimates, steps, strict=True):
             m.add_(torch.where(accepted, d - m if towards else d, 0.0) * factor)
         return
-    # A weight decay of -1 makes the gradient g - m. One pass over memory for everything.
-    torch._fused_sgd_(
-        estimates,
-        steps,
-        [],
-        weight_decay=-1.0 if towards else 0.0,
-        momentum=0.0,
-        lr=-factor,
-        dampening=0.0,
-        nesterov=False,
-        maximize=False,
-        is_first_step=False,
-        found_inf=accepted.logical_not().float(),
-    )
+    called_off = accepted.logical_not().float()
+    torch_compat.fused_step_(estimates, steps, factor, called_off, towards=towards)
 
 
 def _together(parts: Sequence[Part], numbers: list[Tensor]) -> Tensor:

@@ -10,6 +10,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from robust_agg import torch_compat
+
 CACHED_NUMBERS = 1 << 16
 """Numbers of a buffer on the CPU: 256 KiB of float32, with g and m for the L2 cache."""
 
@@ -43,8 +45,8 @@ class Batch:
         """``g - m`` in the dtype of m; the next batch overwrites it."""
         if not on_cpu(self.estimates[0]):
             if self.gradients[0].dtype == self.estimates[0].dtype:
-                return list(torch._foreach_sub(self.gradients, self.estimates))
-            torch._foreach_sub_(self.widened(), self.estimates)
+                return list(torch_compat.foreach_sub(self.gradients, self.estimates))
+            torch_compat.foreach_sub_(self.widened(), self.estimates)
             return self.room
         for g, m, out in zip(self.gradients, self.estimates, self.room, strict=True):
             torch.sub(g, m, out=out)
@@ -52,7 +54,7 @@ class Batch:
 
     def widened(self) -> list[Tensor]:
         """g in the dtype of m; the next batch overwrites it."""
-        torch._foreach_copy_(self.room, self.gradients)
+        torch_compat.foreach_copy_(self.room, self.gradients)
         return self.room
 
     @cached_property

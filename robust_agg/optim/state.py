@@ -76,10 +76,10 @@ def unpack(
     state: State,
     parameters: Sequence[nn.Parameter],
     estimates: Estimates,
-    vectors: Sequence[Vector],
+    vectors: Sequence[tuple[Vector, torch.device]],
     zeros: Callable[[nn.Parameter], Tensor],
 ) -> None:
-    """Set estimates and vectors to a checked state, in the memory that they have."""
+    """Set estimates, and vectors on their devices, to a checked state, in the memory they have."""
     for place, parameter in enumerate(parameters):
         given = state.get(f"{ESTIMATE}.{place}")
         if given is not None:
@@ -88,8 +88,7 @@ def unpack(
             estimates[parameter].copy_(given)
         elif parameter in estimates:
             estimates[parameter].zero_()
-    for place, vector in enumerate(vectors):
-        device = parameters[0].device
+    for place, (vector, device) in enumerate(vectors):
         for name, initial in vector.start(device).items():
             given = state.get(f"{name}.{place}")
             if given is not None or name in vector.state:

@@ -61,14 +61,17 @@ class Vector:
         state.update({} if adaptive is None else adaptive.init())
         return {name: value.to(device) for name, value in state.items()}
 
-    def step(self, members: Sequence[Member], d: int) -> None:
-        """Move the members' estimates; the whole vector, absent members too, has d coordinates."""
+    def step(self, members: Sequence[Member], allowed: Tensor | None = None) -> None:
+        """Move the members' estimates, unless ``allowed``, ``()`` bool, rejects the gradient."""
+        home = members[0].estimate.device
         if not self.state:
-            self.state = self.start(members[0].estimate.device)
+            self.state = self.start(home)
+        if allowed is not None:
+            allowed = allowed.to(home)
         if isinstance(self.estimator.divergence, L1):
-            accepted = self._move_coordinates(members, d)
+            accepted = self._move_coordinates(members, allowed)
         else:
-            accepted = self._move_blocks(members)
+            accepted = self._move_blocks(members, allowed)
         self.state[STEPS].add_(1)
         self.state[REJECTED].add_(accepted.logical_not().to(self.state[REJECTED].device))
 
@@ -89,14 +92,14 @@ class Vector:
         divergence = self.estimator.divergence
         return list(accumulate(divergence.sizes)) if isinstance(divergence, BlockL2) else []
 
-    def _move_blocks(self, members: Sequence[Member]) -> Tensor:
+    def _move_blocks(self, members: Sequence[Member], allowed: Tensor | None) -> Tensor:
         """A step of a divergence of distances; whether the gradient is accepted."""
         divergence, method = self.estimator.divergence, self.estimator.method
         parts = [part for member in members for part in self._parts(member)]
         # Momentum needs no distance, and a length is one pass less.
         r = passes.lengths(parts) if isinstance(divergence, Squared) else passes.distances(parts)
         reach = min(too_far(part.estimate.dtype) for part in parts)
-        accepted = (r <= reach).all()
+        accepted = _both((r <= reach).all(), allowed)
         r = torch.where(accepted, r, 1.0)
         adaptive = self.estimator.adaptive
         if adaptive is None:
@@ -119,16 +122,16 @@ class Vector:
         t = self.state[STEPS] - self.state[REJECTED] + 1
         return factor / (1 - (1 - factor) ** t.to(factor.device))
 
-    def _move_coordinates(self, members: Sequence[Member], d: int) -> Tensor:
+    def _move_coordinates(self, members: Sequence[Member], allowed: Tensor | None) -> Tensor:
         """A step of ‖·‖₁; whether the gradient is accepted."""
         parts = [Part(member.gradient, member.estimate) for member in members]
-        accepted = passes.all_finite(parts)
+        accepted = _both(passes.all_finite(parts), allowed)
         parts.reverse()  # what was read last is in the cache
         adaptive = self.estimator.adaptive
         if adaptive is None:
             tau: float | Tensor = float(cast(float, self.estimator.tau))
         else:
-            gap = self._sampled_gap(members, d)
+            gap = self._sampled_gap(members)
             measured = gap <= too_far(members[0].estimate.dtype)
             tau = self._follow(adaptive, gap, accepted & measured)
         if self.estimator.method == "prox":
@@ -171,12 +174,16 @@ class Vector:
         rho = 0.1 if adaptive.rho is None else adaptive.rho
         return torch.where(seen > 0, rho * quantile, 0.0).to(home)
 
-    def _sampled_gap(self, members: Sequence[Member], d: int) -> Tensor:
+    def _sampled_gap(self, members: Sequence[Member]) -> Tensor:
+        sizes = [member.estimate.numel() for member in members]
+        d = sum(sizes)  # of those that are present: others have no distance
         gaps = []
-        for gradient, estimate, start in members:
+        for (gradient, estimate, _), stop, size in zip(
+            members, accumulate(sizes), sizes, strict=True
+        ):
             g, m = gradient.reshape(-1), estimate.reshape(-1)
             if d > SAMPLED:
-                places = self._chosen(start, len(m), d, m.device)
+                places = self._chosen(stop - size, size, d, m.device)
                 g, m = g.index_select(0, places), m.index_select(0, places)
             gaps.append((g.to(m.dtype) - m).abs().to(self.state[HISTORY]))
         return _median_of_positive(torch.cat(gaps))
@@ -188,6 +195,10 @@ class Vector:
             mine = (places >= start) & (places < start + size)
             self._places[key] = (places[mine] - start).to(device)
         return self._places[key]
+
+
+def _both(accepted: Tensor, allowed: Tensor | None) -> Tensor:
+    return accepted if allowed is None else accepted & allowed
 
 
 def _median_of_positive(gaps: Tensor) -> Tensor:

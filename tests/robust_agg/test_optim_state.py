@@ -131,3 +131,47 @@ def test_a_state_of_something_else_is_refused(change: dict[str, Any], message: s
     with pytest.raises(ValueError, match=message):
         estimate.load_state_dict(state)
     assert torch.equal(estimates(estimate, chosen), before)
+
+
+def test_a_state_that_the_optimizer_refuses_changes_nothing() -> None:
+    chosen = parameters()
+    optimizer = torch.optim.SGD(chosen, lr=0.1)
+    estimate = OnlineEstimate(optimizer, ra.VClip())
+    train(chosen, optimizer, range(3))
+    state = copy.deepcopy(optimizer.state_dict())
+    train(chosen, optimizer, range(3, 5))
+    m = estimates(estimate, chosen)
+    state["param_groups"].append(state["param_groups"][0])
+    with pytest.raises(ValueError, match="parameter groups"):
+        optimizer.load_state_dict(state)
+    assert torch.equal(estimates(estimate, chosen), m)
+
+
+def test_a_state_without_an_estimate_begins_anew() -> None:
+    chosen = parameters()
+    optimizer = torch.optim.SGD(chosen, lr=0.1)
+    estimate = OnlineEstimate(optimizer, ra.VClip())
+    train(chosen, optimizer, range(3))
+    optimizer.load_state_dict(torch.optim.SGD(parameters(), lr=0.1).state_dict())
+    assert not estimates(estimate, chosen).any()
+    assert int(estimate.rejected) == 0
+
+
+def test_the_state_of_a_vector_is_on_its_own_device() -> None:
+    """As the meta device shows, a group's counters do not move to that of another."""
+    near, far = parameters(), [nn.Parameter(torch.zeros(3, device="meta"))]
+    optimizer = torch.optim.SGD([{"params": near}, {"params": far}], lr=0.1)
+    estimate = OnlineEstimate(optimizer, ra.VClip(), vector="group")
+    estimate.load_state_dict({})
+    for chosen in (near, far):
+        for parameter in chosen:
+            parameter.grad = torch.ones_like(parameter)
+    optimizer.step()
+    saved = dict(estimate.state_dict())
+    resumed = OnlineEstimate(
+        torch.optim.SGD([{"params": near}, {"params": far}], lr=0.1), ra.VClip(), vector="group"
+    )
+    resumed.load_state_dict(saved)
+    found = {name: value.device.type for name, value in resumed.state_dict().items()}
+    assert found == {name: value.device.type for name, value in saved.items()}
+    assert found["steps.1"] == "meta"

@@ -209,6 +209,26 @@ def test_hooks_find_the_estimate_and_write_for_that_step_alone(before: bool, aft
     torch.testing.assert_close(flat(gradients(chosen)), torch.ones(D))
 
 
+def test_a_gradient_that_a_hook_replaces_is_back_after_the_step() -> None:
+    parameter = nn.Parameter(torch.zeros(2))
+    optimizer = torch.optim.SGD([parameter], lr=1.0)
+    OnlineEstimate(optimizer, ra.CClip(tau=0.5))
+
+    def sign(*_: object) -> None:
+        assert parameter.grad is not None
+        parameter.grad = parameter.grad.sign()
+
+    optimizer.register_step_pre_hook(sign)
+    parameter.grad = gradient = torch.tensor([5.0, -5.0])
+    optimizer.step()
+    assert parameter.tolist() == [-1.0, 1.0]
+    assert parameter.grad is gradient
+    # One that clears it means it.
+    optimizer.register_step_post_hook(lambda *_: optimizer.zero_grad())
+    optimizer.step()
+    assert parameter.grad is None
+
+
 def test_an_estimate_written_to_within_the_step_raises() -> None:
     chosen = parameters()
     optimizer = torch.optim.SGD(chosen, lr=1.0)
@@ -268,6 +288,8 @@ def test_detached_the_optimizer_steps_by_its_gradients() -> None:
     chosen = parameters()
     optimizer = torch.optim.SGD(chosen, lr=1.0)
     estimate = OnlineEstimate(optimizer, ra.VClip(tau=1e-3))
+    with pytest.raises(ValueError, match=r"must have no online estimate yet, found one by VClip"):
+        OnlineEstimate(optimizer, ra.CClip(tau=1.0))
     estimate.detach()
     estimate.detach()
     give(chosen, draw())

@@ -94,3 +94,18 @@ def test_a_step_that_the_scaler_skips_leaves_the_estimate(fused: bool) -> None:
     assert scaler.get_scale() == 2.0**11
     # A fused optimizer finds out on the device, and only then are estimates asked.
     assert int(estimate.rejected) == int(fused)
+
+
+def test_what_a_fused_optimizer_skips_leaves_every_group_s_estimate() -> None:
+    network = model()
+    first, *others = network.parameters()
+    groups = [{"params": [first]}, {"params": others}]
+    optimizer = torch.optim.SGD(groups, lr=LR, fused=True)
+    estimate = OnlineEstimate(optimizer, ra.VClip(tau=1.0), vector="group")
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**12)
+    scaler.scale(loss_of(network, next(iter(batches())))).backward()
+    assert first.grad is not None
+    first.grad[0, 0] = torch.inf
+    scaler.step(optimizer)
+    assert not any(estimate.of(parameter).any() for parameter in network.parameters())
+    assert int(estimate.rejected) == 2

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import sys
+import threading
+import time
 from collections.abc import Iterator
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from robust_agg.kernels import llvm, team
+from robust_agg.kernels import threads as threading_of_ours
 from robust_agg.kernels.threads import map_ranges
 
 MANY = 10_000
@@ -29,12 +34,29 @@ def adding() -> llvm.Kernel:
     return llvm.compile_function(f)
 
 
-@pytest.mark.usefixtures("threads")
 @pytest.mark.skipif(not llvm.available(), reason="nothing is compiled without llvmlite")
-@pytest.mark.parametrize("own", [False, True], ids=["torch's threads", "our threads"])
-def test_a_compiled_task_runs_once(own: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    if own:
-        monkeypatch.setattr(team, "_fork_join", lambda: None)
+@pytest.mark.parametrize(
+    "own",
+    [
+        pytest.param(
+            False, marks=pytest.mark.skipif(sys.platform != "linux", reason="libgomp is Linux's")
+        ),
+        True,
+    ],
+    ids=["torch's threads", "our threads"],
+)
+def test_a_compiled_task_runs_once(
+    own: bool, threads: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fork_join, regions = team._fork_join(), 0
+
+    def counting(*arguments: int) -> None:
+        nonlocal regions
+        regions += 1
+        assert fork_join is not None
+        fork_join(*arguments)
+
+    monkeypatch.setattr(team, "_fork_join", lambda: None if own else counting)
     cells = torch.zeros(MANY, dtype=torch.int64)
     tasks = [(cells.data_ptr() + 8 * place, place) for place in range(MANY)]
     team.run(adding(), tasks)
@@ -42,6 +64,7 @@ def test_a_compiled_task_runs_once(own: bool, monkeypatch: pytest.MonkeyPatch) -
     team.run(adding(), [])
     team.run(adding(), tasks[5:6])
     assert cells[5] == 10
+    assert regions == (not own and threads > 1)
 
 
 @pytest.mark.usefixtures("threads")
@@ -58,3 +81,22 @@ def test_results_are_in_the_order_of_the_parts() -> None:
 def test_an_error_in_a_part_is_raised() -> None:
     with pytest.raises(ZeroDivisionError):
         map_ranges(lambda value: 1 // value, [(k - 50,) for k in range(100)])
+
+
+def test_an_interrupt_waits_for_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What they write to may be gone once the caller goes on."""
+    monkeypatch.setattr(threading_of_ours, "torch", SimpleNamespace(get_num_threads=lambda: 2))
+    begun, ended = threading.Event(), threading.Event()
+    here = threading.current_thread()
+
+    def task(_: int) -> None:
+        if threading.current_thread() is here:
+            begun.wait(10)
+            raise KeyboardInterrupt
+        begun.set()
+        time.sleep(0.2)
+        ended.set()
+
+    with pytest.raises(KeyboardInterrupt):
+        map_ranges(task, [(0,), (1,)])
+    assert ended.is_set()
