@@ -106,11 +106,11 @@ def paper(
     preset
         smoke takes seconds, default minutes on two cores; full is the paper's own size.
     out
-        The figure's folder; paper/FIGURE-PRESET if not given.
+        The figure's folder; runs/paper/FIGURE-PRESET if not given.
     device
         Where models compute: auto (CUDA where there is one), cpu, cuda, cuda:1, ...
     """
-    folder = Path("paper", f"{figure}-{preset}") if out is None else out
+    folder = Path("runs", "paper", f"{figure}-{preset}") if out is None else out
     words = ["robust-agg", "paper", figure, "--preset", preset, "--out", str(folder)]
     again = shlex.join(words if device == "auto" else [*words, "--device", device])
     console = _console()

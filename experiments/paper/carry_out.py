@@ -23,11 +23,11 @@ CONFIG = "config.json"
 
 @dataclass(frozen=True)
 class Outcome:
-    """What :func:`carry_out` leaves: the page's file, the claims, and the seconds of the pieces."""
+    """What :func:`carry_out` leaves: the page's file, its claims and its notes."""
 
     page: Path
     claims: list[Claim]
-    seconds: float
+    notes: list[str]
 
 
 def carry_out(
@@ -44,7 +44,7 @@ def carry_out(
         study: what to do.
         folder: made if it is not there; empty, or with an earlier part of the same study.
         command: how to do it again, for the page.
-        where: machine and commit, for the page.
+        where: machine and commit; the page has those that its pieces were done with.
         on_piece: told the name, place and number of each piece that begins; returns its tick.
 
     Raises:
@@ -63,7 +63,12 @@ def carry_out(
         _bind(folder, json.loads(json.dumps(configuration)))
         pieces = study.pieces(folder)
         done = [
-            _done(folder / "pieces" / f"{name}.json", piece, on_piece(name, place, len(pieces)))
+            _done(
+                folder / "pieces" / f"{name}.json",
+                piece,
+                on_piece(name, place, len(pieces)),
+                where=where,
+            )
             for place, (name, piece) in enumerate(pieces.items())
         ]
         rows = [row for piece in done for row in piece["rows"]]
@@ -74,10 +79,11 @@ def carry_out(
             figure.savefig(folder / f"{name}.png", dpi=110)
             figure.savefig(folder / f"{name}.pdf")
         claims = study.claims(rows)
-        notes = [*study.notes(rows), f"{seconds:.0f} s of computing", where, f"`{command}`"]
+        places = dict.fromkeys(piece["where"] for piece in done)
+        notes = [*study.notes(rows), f"{seconds:.0f} s of computing", *places, f"`{command}`"]
         with _replacing(folder / "README.md") as file:
             file.write_text(page(study, rows, list(figures), claims, notes), encoding="utf-8")
-    return Outcome(folder / "README.md", claims, seconds)
+    return Outcome(folder / "README.md", claims, notes)
 
 
 def _bind(folder: Path, configuration: dict[str, Any]) -> None:
@@ -102,13 +108,14 @@ def _bind(folder: Path, configuration: dict[str, Any]) -> None:
             )
 
 
-def _done(path: Path, piece: Piece, tick: Tick) -> dict[str, Any]:
+def _done(path: Path, piece: Piece, tick: Tick, *, where: str) -> dict[str, Any]:
     """What is kept of a piece; done now if nothing is, or if it was damaged."""
     found = _read(path)
-    if found is None or not {"seconds", "rows"} <= found.keys():
+    if found is None or not {"seconds", "where", "rows"} <= found.keys():
         begun = time.perf_counter()
         rows = piece(tick)
-        content = json.dumps({"seconds": time.perf_counter() - begun, "rows": rows})
+        seconds = time.perf_counter() - begun
+        content = json.dumps({"seconds": seconds, "where": where, "rows": rows})
         with _replacing(path) as file:
             file.write_text(content, encoding="utf-8")
         # What is drawn is what is kept, now as after another start.

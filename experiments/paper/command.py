@@ -67,7 +67,9 @@ def run(
 
         outcome = carry_out(study, folder, command=command, where=where(), on_piece=on_piece)
     console.print(_claims(outcome))
-    console.print(f"{outcome.seconds:.0f} s of computing; page: {outcome.page}", soft_wrap=True)
+    for note in outcome.notes:
+        console.print(f"- {note}", soft_wrap=True)
+    console.print(f"page: {outcome.page}", soft_wrap=True)
 
 
 def _claims(outcome: Outcome) -> Table:

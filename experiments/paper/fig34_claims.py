@@ -91,9 +91,9 @@ def _tuned(rows: Sequence[Row], size: int) -> Claim:
     return Claim(
         statement=f"With τ tuned or bias-corrected, momentum matches or beats both at b = {size}",
         source=OURS,
-        measured=f"of {len(reached)} settings of VClip and CClip that reach an error of "
-        f"{goal:.3g}, {len(unmatched)} are reached sooner, or end lower, than with any of momentum "
-        f"within 5 %; least plateaus: "
+        measured=f"{len(reached)} settings of VClip and CClip reach an error of {goal:.3g}; "
+        f"{len(unmatched)} of them end lower, or are there sooner, by more than 5 % than every "
+        "setting of momentum that is their match in the other; least plateaus: "
         + ", ".join(f"{name} {_lowest(rows, name, size):.3g}" for name in METHODS),
         holds=not unmatched if reached else None,
     )

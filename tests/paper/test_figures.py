@@ -112,7 +112,7 @@ def test_figure_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     plain = [row for row in rows if row["setting"] == "paper" and row["method"] == "momentum"]
     assert {row["iteration"] for row in plain} >= {"0", "1", "100"}
     assert all(float(row["least"]) <= float(row["error"]) <= float(row["largest"]) for row in plain)
-    capsys.readouterr()
+    assert "‖ĝ‖ = " in capsys.readouterr().out
     # The same numbers again.
     study = StableNoise.preset("smoke")
     again = study.pieces(tmp_path)["decreasing tau"](lambda share: None)

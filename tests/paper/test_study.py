@@ -74,11 +74,13 @@ def fresh() -> None:
     done.clear()
 
 
-def work(study: Study, folder: Path, told: list[tuple[str, int, int, float]]) -> Outcome:
+def work(
+    study: Study, folder: Path, told: list[tuple[str, int, int, float]], *, where: str = "here"
+) -> Outcome:
     def on_piece(name: str, place: int, count: int) -> Tick:
         return lambda share: told.append((name, place, count, share))
 
-    return carry_out(study, folder, command="do it", where="here", on_piece=on_piece)
+    return carry_out(study, folder, command="do it", where=where, on_piece=on_piece)
 
 
 def test_a_study_leaves_numbers_figures_and_a_page(tmp_path: Path) -> None:
@@ -120,7 +122,7 @@ def test_what_is_done_is_not_done_again(tmp_path: Path) -> None:
     work(Squares(), tmp_path, [])
     assert done == ["0", "1", "2"]
     before = (tmp_path / "README.md").read_text()
-    work(Squares(), tmp_path, [])
+    work(Squares(), tmp_path, [], where="there")
     assert done == ["0", "1", "2"]
     assert (tmp_path / "README.md").read_text() == before
 
