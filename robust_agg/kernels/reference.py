@@ -17,6 +17,9 @@ CPU_CHUNK_NUMBERS = 1 << 18
 MOSTLY_BASE = 0.5
 """Weight of the base from which on a combination is formed as a step away from it."""
 
+EXACT_COLUMNS = 512
+"""Columns whose float64 products are summed at a time."""
+
 DEVICE_CHUNK_NUMBERS = 1 << 24
 """Numbers a chunk holds on an accelerator, where few large launches are what is fast."""
 
@@ -107,15 +110,21 @@ def centred_gram(
         centre[part] = middle
         others = [] if extra is None else [extra[:, part].to(dtype) - middle]
         gram += _gram(torch.cat([middle[None], block - middle, *others]))
-    return centre, gram
+    return centre, _symmetric(gram)
 
 
 def _gram(vectors: Tensor) -> Tensor:
     # In float64, because a setting of the user may have float32 products rounded to TF32 or
     # bfloat16, in which differences between close rows do not survive; then back, so that what is
     # too large to measure is so on every path.
-    wide = vectors.to(_widest(vectors))
-    return (wide @ wide.T).to(vectors.dtype).cpu().double()
+    if vectors.dtype != torch.float64:
+        wide = vectors.to(_widest(vectors))
+        return (wide @ wide.T).to(vectors.dtype).cpu().double()
+    # Not all at once: a long sum may lose more digits than the geometry allows for.
+    gram = vectors.new_zeros(len(vectors), len(vectors))
+    for part in torch.split(vectors, EXACT_COLUMNS, dim=1):
+        gram.addmm_(part, part.T)
+    return gram.cpu()
 
 
 def gram(rows: Tensor) -> Tensor:
@@ -129,7 +138,12 @@ def gram(rows: Tensor) -> Tensor:
     for part in chunks(rows, per_column=2 * n, smallest=max(64, n)):
         block = rows[:, part].to(_widest(rows))
         out += (block @ block.T).cpu().double()
-    return out
+    return _symmetric(out)
+
+
+def _symmetric(matrix: Tensor) -> Tensor:
+    """A matrix with its upper triangle on both sides: not every BLAS rounds the two alike."""
+    return matrix.triu() + matrix.triu(1).T
 
 
 def _widest(rows: Tensor) -> torch.dtype:

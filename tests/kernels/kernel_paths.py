@@ -69,7 +69,12 @@ def centred_gram_oracle(rows: Tensor, extra: Tensor | None) -> tuple[np.ndarray,
         others = np.concatenate([others, extra.double().numpy()])
     vectors = np.concatenate([centre[None], others - centre])
     with np.errstate(invalid="ignore", over="ignore"):
-        return centre, vectors @ vectors.T
+        if rows.dtype != torch.float64:
+            return centre, vectors @ vectors.T
+        # Products in float64 would be as far from the truth as the kernel's.
+        wide = vectors.astype(np.longdouble)
+        products: np.ndarray = np.einsum("ij,kj->ik", wide, wide).astype(np.float64)
+        return centre, products
 
 
 def combine_oracle(rows: Tensor, weights: Tensor, base: Tensor | None) -> np.ndarray:
