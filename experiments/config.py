@@ -33,7 +33,7 @@ def check_device(name: str, *, here: bool = True) -> None:
         raise ConfigError(f"device must be auto, cpu, cuda or cuda:N, found {name!r}")
     found = torch.cuda.device_count()
     if here and name.startswith("cuda") and found <= int(form[1] or 0):
-        raise ConfigError(f"device {name} needs more than {found} CUDA devices")
+        raise ConfigError(f"device must exist, found {name!r} and {found} CUDA devices")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,7 @@ def carry_out(
     *,
     command: str,
     where: str,
-    on_piece: Callable[[str, int, int], Tick],
+    on_piece: Callable[[str, int, int, bool], Tick],
 ) -> Outcome:
     """Do what is left of ``study`` in ``folder``, then write numbers, figures and page.
 
@@ -45,7 +46,8 @@ def carry_out(
         folder: made if it is not there; empty, or with an earlier part of the same study.
         command: how to do it again, for the page.
         where: machine and commit; the page has those that its pieces were done with.
-        on_piece: told the name, place and number of each piece that begins; returns its tick.
+        on_piece: told the name, place and number of each piece, and whether it is kept from
+            before; returns its tick.
 
     Raises:
         ConfigError: the folder is another's, cannot be written, or another process is in it.
@@ -56,6 +58,7 @@ def carry_out(
         "data": study.fingerprint,
     }
     try:
+        _check_free(folder)
         (folder / "pieces").mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ConfigError(f"out: a folder that can be written is required, found {error}") from None
@@ -63,12 +66,7 @@ def carry_out(
         _bind(folder, json.loads(json.dumps(configuration)))
         pieces = study.pieces(folder)
         done = [
-            _done(
-                folder / "pieces" / f"{name}.json",
-                piece,
-                on_piece(name, place, len(pieces)),
-                where=where,
-            )
+            _done(folder, name, piece, partial(on_piece, name, place, len(pieces)), where=where)
             for place, (name, piece) in enumerate(pieces.items())
         ]
         rows = [row for piece in done for row in piece["rows"]]
@@ -79,11 +77,31 @@ def carry_out(
             figure.savefig(folder / f"{name}.png", dpi=110)
             figure.savefig(folder / f"{name}.pdf")
         claims = study.claims(rows)
+        if not study.decides:
+            claims = [dataclasses.replace(claim, holds=None) for claim in claims]
         places = dict.fromkeys(piece["where"] for piece in done)
-        notes = [*study.notes(rows), f"{seconds:.0f} s of computing", *places, f"`{command}`"]
+        notes = [
+            *study.notes(rows),
+            *(() if study.decides else ("so small a study only shows that everything runs",)),
+            "numbers.csv: a row a measurement, cells that do not apply to it are empty",
+            f"{seconds:.0f} s of computing",
+            *places,
+            f"`{command}`",
+        ]
         with _replacing(folder / "README.md") as file:
             file.write_text(page(study, rows, list(figures), claims, notes), encoding="utf-8")
     return Outcome(folder / "README.md", claims, notes)
+
+
+def _check_free(folder: Path) -> None:
+    """Refuse a folder that holds something else, before anything is written to it."""
+    if not folder.exists() or (folder / CONFIG).exists():
+        return
+    found = sorted({each.name for each in folder.iterdir()} - {"pieces", LOCK})
+    if found:
+        raise ConfigError(
+            f"out: {folder} must be empty, or hold {CONFIG} of such a study, found {found[0]}"
+        )
 
 
 def _bind(folder: Path, configuration: dict[str, Any]) -> None:
@@ -108,20 +126,27 @@ def _bind(folder: Path, configuration: dict[str, Any]) -> None:
             )
 
 
-def _done(path: Path, piece: Piece, tick: Tick, *, where: str) -> dict[str, Any]:
+def _done(
+    folder: Path, name: str, piece: Piece, begin: Callable[[bool], Tick], *, where: str
+) -> dict[str, Any]:
     """What is kept of a piece; done now if nothing is, or if it was damaged."""
+    path = folder / "pieces" / f"{name}.json"
     found = _read(path)
-    if found is None or not {"seconds", "where", "rows"} <= found.keys():
-        begun = time.perf_counter()
-        rows = piece(tick)
-        seconds = time.perf_counter() - begun
-        content = json.dumps({"seconds": seconds, "where": where, "rows": rows})
-        with _replacing(path) as file:
-            file.write_text(content, encoding="utf-8")
-        # What is drawn is what is kept, now as after another start.
-        found = json.loads(content)
+    whole = found is not None and found.keys() == {"piece", "seconds", "where", "rows"}
+    if found is not None and whole and found["piece"] == name:
+        begin(True)(1.0)
+        return found
+    tick = begin(False)
+    begun = time.perf_counter()
+    rows = piece(tick)
+    seconds = time.perf_counter() - begun
+    content = json.dumps({"piece": name, "seconds": seconds, "where": where, "rows": rows})
+    with _replacing(path) as file:
+        file.write_text(content, encoding="utf-8")
     tick(1.0)
-    return found
+    # What is drawn is what is kept, now as after another start.
+    kept: dict[str, Any] = json.loads(content)
+    return kept
 
 
 def _read(path: Path) -> dict[str, Any] | None:

@@ -40,7 +40,6 @@ def run(
 ) -> None:
     """Do the study, or what is left of it in ``folder``, and show its claims."""
     study = STUDIES[name].preset(preset).on(device)
-    console.print(f"{study.title}, {preset}", soft_wrap=True)
     bars = Progress(
         TextColumn("{task.description}", markup=False),
         BarColumn(),
@@ -54,9 +53,12 @@ def run(
     with bars:
         total = bars.add_task("all", total=1.0)
 
-        def on_piece(piece: str, place: int, count: int) -> Tick:
+        def on_piece(piece: str, place: int, count: int, kept: bool) -> Tick:
+            if place == 0:
+                console.print(f"{study.title}, {preset}", soft_wrap=True)
             if not console.is_terminal:
-                console.print(f"{place + 1}/{count}: {piece}", soft_wrap=True)
+                before = " (kept from before)" if kept else ""
+                console.print(f"{place + 1}/{count}: {piece}{before}", soft_wrap=True)
             task = bars.add_task(piece, total=1.0)
 
             def tick(share: float) -> None:
@@ -77,6 +79,6 @@ def _claims(outcome: Outcome) -> Table:
     for heading in ("claim", "by", "measured", "holds"):
         shown.add_column(heading)
     for claim in outcome.claims:
-        verdict = {True: "yes", False: "NO", None: "-"}[claim.holds]
+        verdict = {True: "yes", False: "NO", None: "not decided here"}[claim.holds]
         shown.add_row(claim.statement, claim.source, claim.measured, verdict)
     return shown

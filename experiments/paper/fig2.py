@@ -15,7 +15,7 @@ from experiments.paper import fig2_claims, fig2_figures
 from experiments.paper.streams import UPDATES, Update, follow, log_spaced
 from experiments.paper.study import Claim, Piece, Preset, Row, Study, Tick
 from experiments.stable import elliptical_stable, symmetric_stable
-from robust_agg import L1, L2, Adaptive, CoordinateWiseMedian, GeometricMedian, Mean, OnlineMedian
+from robust_agg import Adaptive, CoordinateWiseMedian, GeometricMedian, Mean, OnlineMedian
 from robust_agg.seeding import generator
 
 if TYPE_CHECKING:
@@ -100,8 +100,15 @@ class StableNoise(Study):
         return {
             **settings,
             "decreasing tau": self._decreasing,
-            "adaptive tau": self._adaptive,
-            "minibatches": self._minibatches,
+            **{
+                f"adaptive tau, {method}": partial(self._adaptive, method)
+                for method in ("VClip", "CClip")
+            },
+            **{
+                f"minibatches, α {alpha:g}, b {size}": partial(self._minibatches, alpha, size)
+                for alpha in self.batch_alphas
+                for size in self.batch_sizes
+            },
             "predictions": self._predictions,
         }
 
@@ -196,26 +203,24 @@ class StableNoise(Study):
             rows += self._summaries("decreasing tau", method, alphas, self.iterations, gaps)
         return rows
 
-    def _adaptive(self, tick: Tick) -> list[Row]:
+    def _adaptive(self, method: str, tick: Tick) -> list[Row]:
         """τ that follows each stream's own distances, so that every stream is run alone."""
-        alphas, rows, setting = self._alphas(), [], Setting()
-        for method, divergence in (("VClip", L2()), ("CClip", L1())):
-            rule = OnlineMedian(divergence=divergence, tau=Adaptive(rho=self.tau))
-            samples = self._samples(setting, alphas, self.adaptive_seeds)
-            start = torch.zeros(setting.d, dtype=torch.float64)
-            states = [rule.init(start)] * (len(alphas) * self.adaptive_seeds)
-            for t in range(self.iterations):
-                streams = next(samples)[0]
-                stepped = [
-                    rule.step(row[None], state) for row, state in zip(streams, states, strict=True)
-                ]
-                states = [state for _, state in stepped]
-                tick((t / self.iterations + (method == "CClip")) / 2)
-            gaps = torch.stack([m for m, _ in stepped]) - self.oracle(setting.d)
-            rows += self._summaries("adaptive tau", method, alphas, self.iterations, gaps)
-        return rows
+        alphas, setting = self._alphas(), Setting()
+        rule = OnlineMedian(divergence=UPDATES[method].divergence, tau=Adaptive(rho=self.tau))
+        samples = self._samples(setting, alphas, self.adaptive_seeds)
+        start = torch.zeros(setting.d, dtype=torch.float64)
+        states = [rule.init(start)] * (len(alphas) * self.adaptive_seeds)
+        for t in range(self.iterations):
+            streams = next(samples)[0]
+            stepped = [
+                rule.step(row[None], state) for row, state in zip(streams, states, strict=True)
+            ]
+            states = [state for _, state in stepped]
+            tick(t / self.iterations)
+        gaps = torch.stack([m for m, _ in stepped]) - self.oracle(setting.d)
+        return self._summaries("adaptive tau", method, alphas, self.iterations, gaps)
 
-    def _minibatches(self, tick: Tick) -> list[Row]:
+    def _minibatches(self, alpha: float, size: int, tick: Tick) -> list[Row]:
         """b samples a step: the batch mean clipped, the mean of clipped samples, the exact prox."""
         d, streams = 10, self.batch_seeds
         rows: list[Row] = []
@@ -227,8 +232,7 @@ class StableNoise(Study):
                 (method, "averaged", update),
                 (method, "batch", replace(update, fusion="batch")),
             ]
-        cells = [(a, b, f) for a in self.batch_alphas for b in self.batch_sizes for f in fusions]
-        for place, (alpha, size, (method, fusion, update)) in enumerate(cells):
+        for place, (method, fusion, update) in enumerate(fusions):
             samples = self._batches(alpha, size, streams, d, mean=fusion == "batch mean")
             rules = {method: update.rule(tau=self.tau, streams=streams, d=d)}
             start = torch.zeros(streams, d, dtype=torch.float64)
@@ -237,7 +241,7 @@ class StableNoise(Study):
                 rows += self._summaries(
                     f"minibatches, {fusion}", method, [alpha], t, gaps, batch=size
                 )
-            tick((place + 1) / len(cells))
+            tick((place + 1) / len(fusions))
         return rows
 
     def _batches(

@@ -67,7 +67,7 @@ def _vclip_is_bounded(error: dict[float, float], momentum: dict[float, float]) -
         source=PAPER,
         measured=", ".join(
             f"{error[a]:.2g} against {momentum[a]:.2g} at 1/α = {a:.2g}"
-            for a in (heavy[0], 1.0, heavy[-1])
+            for a in sorted({heavy[0], 1.0, heavy[-1]})
         ),
         holds=all(error[a] < momentum[a] and error[a] <= 1 for a in heavy)
         and error[heavy[-1]] > error[min(error)],
@@ -79,7 +79,7 @@ def _alike(a: dict[float, float], b: dict[float, float], who: str, whom: str) ->
     return Claim(
         statement=f"{who} behaves like {whom}",
         source="appendix B",
-        measured=f"median errors differ by at most {worst:.1%} at any α",
+        measured=f"median errors differ by at most {worst:.2%} at any α",
         holds=worst < 0.1,
     )
 

@@ -30,7 +30,7 @@ def draw(iterations: int, tau: float, rows: Sequence[Row]) -> Mapping[str, Figur
         _against_alpha(left, final, "paper", method, band=method in UPDATES)
     predicted = _points(final, "prediction", "momentum")
     left.plot(*predicted, linestyle="none", marker="x", color="black", label="momentum, predicted")
-    _axes(left, f"after {iterations} iterations at τ = {tau}; bands: least to largest")
+    _axes(left, f"after {iterations} iterations, τ = {tau}; bands: least to largest")
     for method in UPDATES:
         _curve(right, rows, method)
     _transient(right, rows, iterations)
@@ -38,6 +38,7 @@ def draw(iterations: int, tau: float, rows: Sequence[Row]) -> Mapping[str, Figur
         title=f"1/α = {CURVES_AT:g}", xlabel="iteration", ylabel=ERROR, xscale="log", yscale="log"
     )
     right.grid(alpha=0.25)
+    main.suptitle("dotted lines run under the solid ones of their colour", fontsize=9)
     _legend(main, left, right)
 
     beyond = new_figure(13, 8)
@@ -116,7 +117,7 @@ def _minibatches(axes: Axes, rows: Sequence[Row]) -> None:
     fusions = {
         "batch mean": ("v", "of the batch mean"),
         "averaged": ("o", "averaged over the batch"),
-        "batch": ("*", "as one exact prox"),
+        "batch": ("s", "as one exact prox"),
     }
     for method in ("momentum", "VClip", "CClip"):
         for fusion, (marker, words) in fusions.items():
@@ -129,7 +130,10 @@ def _minibatches(axes: Axes, rows: Sequence[Row]) -> None:
             ]
             if cell:
                 x, y = [row["batch"] for row in cell], [row["error"] for row in cell]
-                style = {**STYLES[method], "marker": marker}
+                # The last two fall together: one is seen around the other.
+                size = 11 if fusion == "batch" else 6
+                style = {**STYLES[method], "marker": marker, "markersize": size}
+                style["fillstyle"] = "none" if fusion == "batch" else "full"
                 axes.plot(x, y, label=f"{method} {words}", **style)
     axes.set(
         title=f"minibatches, 1/α = {heavy:.2f}",

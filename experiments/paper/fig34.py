@@ -60,6 +60,7 @@ class FixedWeights(ModelStudy):
     def preset(cls, name: Preset) -> Self:
         if name == "smoke":
             return cls(
+                decides=False,
                 network="small encoder",
                 words=500,
                 microgradients=8,

@@ -91,9 +91,9 @@ def _tuned(rows: Sequence[Row], size: int) -> Claim:
     return Claim(
         statement=f"With τ tuned or bias-corrected, momentum matches or beats both at b = {size}",
         source=OURS,
-        measured=f"{len(reached)} settings of VClip and CClip reach an error of {goal:.3g}; "
-        f"{len(unmatched)} of them end lower, or are there sooner, by more than 5 % than every "
-        "setting of momentum that is their match in the other; least plateaus: "
+        measured=f"VClip and CClip reach an error of {goal:.3g} at {len(reached)} of their τ; for "
+        f"{len(reached) - len(unmatched)} of these there is a τ of momentum that is there as soon "
+        "and ends as low, to 5 %; least plateaus: "
         + ", ".join(f"{name} {_lowest(rows, name, size):.3g}" for name in METHODS),
         holds=not unmatched if reached else None,
     )

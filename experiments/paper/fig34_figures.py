@@ -38,16 +38,17 @@ def draw(
             title=f"batch size {size}, τ = {tau}", xlabel="iteration", xscale="log", yscale="log"
         )
         axes[1, column].set(
-            title=f"batch size {size}, every τ; level {level(rows, size):.2g}",
+            title=f"batch size {size}, every τ that reaches {level(rows, size):.2g}",
             xlabel="plateau: mean error of the last fifth",
             xscale="log",
             yscale="log",
         )
+        axes[1, column].margins(x=0.12)
         for line in axes[:, column]:
             line.grid(alpha=0.25)
             line.xaxis.set_minor_formatter(NullFormatter())
     axes[0, 0].set_ylabel(ERROR)
-    axes[1, 0].set_ylabel("iterations to the level: half the noise of a batch")
+    axes[1, 0].set_ylabel("iterations to half a batch's noise")
     handles, labels = axes[0, 0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=4, frameon=False)
     figure.suptitle(f"{title}\n{caption}", fontsize=9)

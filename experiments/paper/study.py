@@ -45,6 +45,8 @@ class Study(ABC):
     """One figure of the paper; its fields are the configuration that a folder is bound to."""
 
     title: ClassVar[str]
+    decides: bool = True
+    """Whether it is large enough for its verdicts to mean something."""
 
     @classmethod
     @abstractmethod

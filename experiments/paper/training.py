@@ -63,6 +63,7 @@ class Training(ModelStudy):
     def preset(cls, name: Preset) -> Self:
         if name == "smoke":
             return cls(
+                decides=False,
                 words=200,
                 columns=4,
                 trials=3,
@@ -229,6 +230,8 @@ class Training(ModelStudy):
             f"± is the 95 % interval of the mean difference by seed (t, {self.seeds} seeds), which "
             "decides a verdict, if anything",
             "a gradient that is not finite is rejected in all methods",
+            "stable noise: α = 1.2, of scale ‖g‖/√d in each coordinate; garbage: noise of norm "
+            "100 ‖g‖ instead of the gradient; bit flips: one bit of one coordinate a step",
         ]
 
 

@@ -63,13 +63,15 @@ def draw(
             steps = sorted({row["step"] for row in own})
             losses = [mean(r["loss"] for r in own if r["step"] == step) for step in steps]
             axes.plot(steps, losses, label=method, **{**STYLES, **OTHERS}[method])
-        axes.axhline(guess, color="black", linewidth=0.5)
+        axes.axhline(guess, color="#999999", linewidth=0.7)
         axes.set(title=f"corruption: {corruption}", xlabel="step")
         axes.grid(alpha=0.25)
     panels[0].set_ylim(top=1.05 * guess)
     panels[0].set_ylabel("validation loss, nats a word (line: uniform guess)")
     handles, labels = panels[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=6, frameon=False)
+    figure.legend(
+        handles, labels, loc="outside lower center", ncols=1 + len(corruptions), frameon=False
+    )
     return {"training": figure}
 
 

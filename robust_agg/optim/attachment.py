@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from itertools import accumulate
 from types import MethodType
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple, NoReturn, cast
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +16,7 @@ from robust_agg.online.estimator import OnlineMedian
 from robust_agg.optim import passes
 from robust_agg.optim.checks import Scope, check_attachment, check_gradient
 from robust_agg.optim.loans import Loans
-from robust_agg.optim.state import check, pack, unpack, zeros
+from robust_agg.optim.state import check, kind_of, pack, unpack, zeros
 from robust_agg.optim.vector import REJECTED, Member, Vector
 from robust_agg.types import State
 
@@ -58,8 +58,9 @@ class OnlineEstimate:
 
     The state travels in ``optimizer.state_dict()``, under the key ``"online_estimate"`` that
     optimizers without an attachment ignore; where a state without it is loaded, the estimate begins
-    anew. ``torch.distributed.checkpoint`` drops such keys, and steps an optimizer that has no state
-    yet once: with it, save and load :meth:`state_dict` beside.
+    anew. So attach first, then load; a copy of the optimizer (``deepcopy``, ``pickle``) has no
+    attachment. ``torch.distributed.checkpoint`` drops such keys, and steps an optimizer that has no
+    state yet once: with it, save and load :meth:`state_dict` beside.
 
     - Under a ``GradScaler`` gradients are unscaled before they are looked at. Where the scaler
       skips a step, the estimate is not asked (for fused optimizers: rejects).
@@ -109,6 +110,7 @@ class OnlineEstimate:
         self._estimates: dict[nn.Parameter, Tensor] = {}
         self._vectors: list[Vector] = []
         self._loans = Loans(optimizer)
+        self._kind = kind_of(estimator, vector, bias_correction)
         self._spans()  # before there is a hook
         try:
             self._handles = [
@@ -138,7 +140,16 @@ class OnlineEstimate:
         return torch.stack([count.to(counts[0].device) for count in counts]).sum()
 
     def of(self, parameter: nn.Parameter) -> Tensor:
-        """m of a parameter, in at least float32: a copy; 0 before the first gradient."""
+        """m of a parameter, in at least float32: a copy; 0 before the first gradient.
+
+        Raises:
+            ValueError: the optimizer does not have the parameter.
+        """
+        if not any(parameter is own for own in self._parameters()):
+            raise ValueError(
+                "OnlineEstimate: of takes a parameter of the optimizer, "
+                f"found {type(parameter).__name__} that is none"
+            )
         m = self._estimates.get(parameter)
         return zeros(parameter) if m is None else m.clone()
 
@@ -155,7 +166,7 @@ class OnlineEstimate:
 
         As in torch's own these are the tensors themselves: copy what has to outlive a step.
         """
-        return pack(self._parameters(), self._estimates, self._vectors)
+        return pack(self._parameters(), self._estimates, self._vectors, self._kind)
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Go on from a state, which is copied; training is then the same to the bit.
@@ -164,13 +175,20 @@ class OnlineEstimate:
             ValueError: it is of other parameters, or of another kind of estimate.
         """
         spans = self._spans()
-        check(state, self._parameters(), self._vectors)
+        check(state, self._parameters(), self._vectors, self._kind)
         homes = [
             (vector, places[0][0].device if places else torch.device("cpu"))
             for vector, places in spans
         ]
         with torch.no_grad():
             unpack(state, self._parameters(), self._estimates, homes, self._zeros)
+
+    def __reduce__(self) -> NoReturn:
+        """Refuse: a copy of the optimizer has torch's own step, and would not ask the copy."""
+        raise TypeError(
+            "OnlineEstimate: it must not be copied or pickled: attach a new one to the copy of the "
+            "optimizer, and load state_dict() there"
+        )
 
     # --- around torch's methods -------------------------------------------------------------------
 
@@ -219,7 +237,7 @@ class OnlineEstimate:
     def _take_from(self, optimizer: Optimizer, state: dict[str, Any]) -> None:
         loaded = state.get(KEY, {})
         self._spans()
-        check(loaded, self._parameters(), self._vectors)
+        check(loaded, self._parameters(), self._vectors, self._kind)
         self._loaded = loaded
 
     def _take_over(self, optimizer: Optimizer) -> None:

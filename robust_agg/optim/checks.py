@@ -31,6 +31,7 @@ def check_attachment(
             "compares several"
         )
     check_instance("OnlineEstimate", "estimator", estimator, OnlineMedian)
+    check_instance("OnlineEstimate", "bias_correction", bias_correction, bool)
     check_choice("OnlineEstimate", "vector", vector, get_args(Scope))
     divergence = estimator.divergence
     if not isinstance(divergence, Radial | BlockL2 | L1):

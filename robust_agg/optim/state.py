@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 
-from robust_agg.errors import shown
-from robust_agg.online.estimator import ESTIMATE
+from robust_agg.errors import check_instance, shown
+from robust_agg.online.estimator import ESTIMATE, OnlineMedian
 from robust_agg.optim.vector import Vector
 from robust_agg.types import State
 
@@ -24,10 +24,38 @@ def zeros(parameter: nn.Parameter, *, flat: bool = False) -> Tensor:
     ).detach()
 
 
+KIND = "kind"
+"""The text, as bytes, of what has to be alike for a state to make sense."""
+
+
+def kind_of(estimator: OnlineMedian, scope: str, bias_correction: bool) -> Tensor:
+    """``(k,)`` uint8: divergence, method, kind of τ and vector."""
+    words = (
+        type(estimator.divergence).__name__,
+        estimator.method,
+        "with fixed τ" if estimator.adaptive is None else "with adaptive τ",
+        f"of each {scope}",
+        *(["bias-corrected"] if bias_correction else []),
+    )
+    return torch.tensor(list(" ".join(words).encode()), dtype=torch.uint8, device="cpu")
+
+
+def _text(kind: object) -> str:
+    if isinstance(kind, Tensor) and kind.dtype == torch.uint8:
+        return bytes(kind.flatten().tolist()).decode(errors="replace")
+    return shown(kind)
+
+
 def pack(
-    parameters: Sequence[nn.Parameter], estimates: Estimates, vectors: Sequence[Vector]
+    parameters: Sequence[nn.Parameter],
+    estimates: Estimates,
+    vectors: Sequence[Vector],
+    kind: Tensor,
 ) -> State:
-    """``estimate.i`` of the i-th parameter and, of the k-th vector, ``steps.k`` and so on."""
+    """``estimate.i`` of the i-th parameter and, of the k-th vector, ``steps.k`` and so on.
+
+    Empty before the first step.
+    """
     state = {
         f"{ESTIMATE}.{place}": estimates[parameter]
         for place, parameter in enumerate(parameters)
@@ -35,11 +63,22 @@ def pack(
     }
     for place, vector in enumerate(vectors):
         state.update({f"{name}.{place}": value for name, value in vector.state.items()})
-    return state
+    return {KIND: kind, **state} if state else state
 
 
-def check(state: State, parameters: Sequence[nn.Parameter], vectors: Sequence[Vector]) -> None:
-    """Raise ``ValueError`` unless the state is of such parameters and vectors."""
+def check(
+    state: Mapping[str, Tensor],
+    parameters: Sequence[nn.Parameter],
+    vectors: Sequence[Vector],
+    kind: Tensor,
+) -> None:
+    """Raise ``ValueError`` unless the state is of such parameters, vectors and kind, and finite."""
+    check_instance("OnlineEstimate", "state", state, Mapping)
+    if state and _text(state.get(KIND)) != _text(kind):
+        raise ValueError(
+            f"OnlineEstimate: state must be of kind {_text(kind)!r}, "
+            f"found {_text(state.get(KIND))!r}"
+        )
     expected = {
         f"{ESTIMATE}.{place}": (
             parameter.shape,
@@ -55,6 +94,8 @@ def check(state: State, parameters: Sequence[nn.Parameter], vectors: Sequence[Ve
             started |= names.keys()
     for name, value in state.items():
         given: object = value
+        if name == KIND:
+            continue
         if name not in expected:
             raise ValueError(
                 f"OnlineEstimate: state must be of {len(parameters)} parameters and "
@@ -68,6 +109,9 @@ def check(state: State, parameters: Sequence[nn.Parameter], vectors: Sequence[Ve
             raise ValueError(
                 f"OnlineEstimate: {name} must be {dtype} of shape {tuple(shape)}, found {found}"
             )
+        # A distance of NaN is one that was not measured.
+        if name.startswith(ESTIMATE) and not given.is_meta and not bool(given.isfinite().all()):
+            raise ValueError(f"OnlineEstimate: {name} must be finite, found a number that is not")
     if missing := sorted(started - state.keys()):
         raise ValueError(f"OnlineEstimate: state must have {missing[0]}, found none")
 

@@ -131,7 +131,7 @@ WRONG: list[tuple[str, str, str]] = [
     ("transport tcp", "transport", '"ray", "inline"'),
     ("device nonsense", "device must be auto, cpu, cuda or cuda:N", "'nonsense'"),
     ("device meta", "device must be auto, cpu, cuda or cuda:N", "'meta'"),
-    ("device cuda:999", "device cuda:999 needs more than", "CUDA devices"),
+    ("device cuda:999", "device must exist, found 'cuda:999'", "CUDA devices"),
     # Names.
     ("attack SignFlp", "attack", "unknown name 'SignFlp', did you mean 'SignFlip'"),
     ("attack Mean", "attack", "unknown name 'Mean', known are ALittleIsEnough, "),

@@ -51,7 +51,7 @@ def test_the_defaults_are_a_run() -> None:
         ({"dataset": "cifar"}, "dataset must be one of 'digits', 'mnist', found 'cifar'"),
         ({"server": None}, "server must be one of 'driver', 'ray', found None"),
         ({"device": "gpu"}, "device must be auto, cpu, cuda or cuda:N, found 'gpu'"),
-        ({"device": "cuda:4095"}, "device cuda:4095 needs more than "),
+        ({"device": "cuda:4095"}, "device must exist, found 'cuda:4095' and "),
         ({"aggregator": "Mean"}, "aggregator must be tuple[str, ...], found 'Mean'"),
         ({"aggregator": ("Mean", 1)}, "aggregator must be tuple[str, ...], found ('Mean', 1)"),
         ({"aggregator": ("Krum(f=9)",)}, "aggregator: Krum: n >= 2f + 3 is required, found n=20"),

@@ -68,6 +68,13 @@ def test_rows_that_are_gone_are_taken_again(tmp_path: Path) -> None:
     (tmp_path / "rows.f32").unlink()
     Bank(tmp_path, K, 10).fill(lambda k: rows[k], ignore)
     assert torch.equal(Bank(tmp_path, K, 10).rows, rows)
+    damaged = bytearray((tmp_path / "rows.f32").read_bytes())
+    damaged[3 * 40 : 3 * 40 + 8] = bytes(8)
+    (tmp_path / "rows.f32").write_bytes(damaged)
+    asked: list[int] = []
+    Bank(tmp_path, K, 10).fill(lambda k: asked.append(k) or rows[k], ignore)  # type: ignore[func-returns-value]
+    assert asked == [3]
+    assert torch.equal(Bank(tmp_path, K, 10).rows, rows)
     wider = torch.randn(K, 20, generator=generator(1, "rows"))
     Bank(tmp_path, K, 20).fill(lambda k: wider[k], ignore)
     assert torch.equal(Bank(tmp_path, K, 20).rows, wider)

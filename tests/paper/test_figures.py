@@ -47,7 +47,7 @@ def test_outliers_are_where_they_are_said_to_be() -> None:
     ("figure", "device", "message"),
     [
         ("fig1", "gpu", "device must be auto, cpu, cuda or cuda:N, found 'gpu'"),
-        ("fig3", "cuda:4095", "device cuda:4095 needs more than "),
+        ("fig3", "cuda:4095", "device must exist, found 'cuda:4095' and "),
     ],
 )
 def test_a_device_that_is_not_there_is_an_error(
@@ -78,7 +78,8 @@ def test_figures_3_and_4(figure: str, text: str, tmp_path: Path) -> None:
     assert all(abs(float(row["error"]) - 1) < 1e-6 for row in starts)
     found = verdicts(tmp_path)
     assert "At iteration 1000 the order is momentum < VClip < CClip" not in found
-    assert found["At a common τ = 0.01 CClip is by far the fastest at iteration 10"] == "yes"
+    assert "At a common τ = 0.01 CClip is by far the fastest at iteration 10" in found
+    assert set(found.values()) == {"not decided here"}
     assert found["Minibatch noise has no heavy tail at these batch sizes"] == "not decided here"
 
 

@@ -77,8 +77,8 @@ def fresh() -> None:
 def work(
     study: Study, folder: Path, told: list[tuple[str, int, int, float]], *, where: str = "here"
 ) -> Outcome:
-    def on_piece(name: str, place: int, count: int) -> Tick:
-        return lambda share: told.append((name, place, count, share))
+    def on_piece(name: str, place: int, count: int, kept: bool) -> Tick:
+        return lambda share: told.append((f"{name}{' kept' * kept}", place, count, share))
 
     return carry_out(study, folder, command="do it", where=where, on_piece=on_piece)
 
@@ -148,18 +148,22 @@ def test_a_folder_is_bound_to_the_data(tmp_path: Path, monkeypatch: pytest.Monke
 
 def test_what_lies_in_a_folder_is_not_overwritten(tmp_path: Path) -> None:
     (tmp_path / "README.md").write_text("mine")
-    with pytest.raises(ConfigError, match=r"must be empty, or hold such a study, found README.md"):
+    with pytest.raises(ConfigError, match=r"must be empty, or hold config.json .* found README.md"):
         work(Squares(), tmp_path, [])
     assert (tmp_path / "README.md").read_text() == "mine"
+    assert [each.name for each in tmp_path.iterdir()] == ["README.md"]
 
 
 def test_a_damaged_piece_is_done_again(tmp_path: Path) -> None:
     work(Squares(), tmp_path, [])
     numbers = (tmp_path / "numbers.csv").read_text()
     (tmp_path / "pieces" / "of 1.json").write_text('{"seconds": 1.0, "ro')
-    (tmp_path / "pieces" / "of 2.json").write_text("{}")
+    first = (tmp_path / "pieces" / "of 0.json").read_text()
+    (tmp_path / "pieces" / "of 2.json").write_text(first)
     done.clear()
-    work(Squares(), tmp_path, [])
+    told: list[tuple[str, int, int, float]] = []
+    work(Squares(), tmp_path, told)
+    assert told[0] == ("of 0 kept", 0, 3, 1.0)
     assert done == ["1", "2"]
     assert (tmp_path / "numbers.csv").read_text() == numbers
 
@@ -169,3 +173,9 @@ def test_a_damaged_configuration_is_named(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("")
     with pytest.raises(ConfigError, match=r"config.json must be a configuration, found a damaged"):
         work(Squares(), tmp_path, [])
+
+
+def test_a_study_that_is_too_small_decides_nothing(tmp_path: Path) -> None:
+    outcome = work(Squares(decides=False), tmp_path, [])
+    assert {claim.holds for claim in outcome.claims} == {None}
+    assert "- so small a study only shows that everything runs" in outcome.page.read_text()

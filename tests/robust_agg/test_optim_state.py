@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import io
+import pickle
 from typing import Any
 
 import pytest
@@ -21,6 +22,7 @@ from torch import Tensor, nn
 
 import robust_agg as ra
 from robust_agg.optim import OnlineEstimate
+from robust_agg.optim.attachment import MARK
 
 every_estimator = pytest.mark.parametrize("name", TABLE)
 
@@ -117,6 +119,11 @@ def test_the_optimizers_state_is_for_optimizers_without_an_estimate_too() -> Non
         ({"estimate.1": 3}, r"estimate.1 must be torch.float32 of shape \(5,\), found 3"),
         ({"distances.0": torch.zeros(7)}, r"distances.0 must be .*\(100,\), found .*\(7,\)"),
         ({"rejected.0": None}, r"state must have rejected.0, found none"),
+        ({"estimate.1": torch.full((5,), torch.nan)}, r"estimate.1 must be finite"),
+        (
+            {"kind": torch.zeros(0)},
+            r"must be of kind 'L2 prox with adaptive τ of each model', foun",
+        ),
     ],
 )
 def test_a_state_of_something_else_is_refused(change: dict[str, Any], message: str) -> None:
@@ -175,3 +182,36 @@ def test_the_state_of_a_vector_is_on_its_own_device() -> None:
     found = {name: value.device.type for name, value in resumed.state_dict().items()}
     assert found == {name: value.device.type for name, value in saved.items()}
     assert found["steps.1"] == "meta"
+
+
+@pytest.mark.parametrize(
+    ("make", "scope", "corrected"),
+    [
+        (ra.CClip, "model", False),
+        (lambda: ra.VClip(tau=0.1), "model", False),
+        (ra.AdaptiveMomentum, "model", False),
+        (ra.VClip, "group", False),
+        (lambda: ra.Momentum(tau=0.1), "model", False),
+        (lambda: ra.Momentum(tau=0.1), "model", True),
+    ],
+)
+def test_a_state_of_another_kind_is_refused(make: Any, scope: Any, corrected: bool) -> None:
+    chosen = parameters()
+    estimate = OnlineEstimate(optimizer := torch.optim.SGD(chosen, lr=0.1), ra.VClip())
+    train(chosen, optimizer, range(3))
+    other = OnlineEstimate(
+        torch.optim.SGD(parameters(), lr=0.1), make(), vector=scope, bias_correction=corrected
+    )
+    with pytest.raises(ValueError, match=r"must be of kind '.*', found 'L2 prox with adaptive τ"):
+        other.load_state_dict(estimate.state_dict())
+    with pytest.raises(ValueError, match=r"state must be .* Mapping, found None"):
+        other.load_state_dict(None)  # type: ignore[arg-type]
+
+
+def test_a_copy_is_refused_rather_than_dead() -> None:
+    optimizer = torch.optim.SGD(parameters(), lr=0.1)
+    estimate = OnlineEstimate(optimizer, ra.VClip())
+    for copied in (copy.deepcopy, pickle.dumps):
+        with pytest.raises(TypeError, match=r"must not be copied or pickled: attach a new one"):
+            copied((optimizer, estimate))
+    assert not hasattr(copy.deepcopy(optimizer), MARK)

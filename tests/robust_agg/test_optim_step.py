@@ -229,6 +229,13 @@ def test_a_gradient_that_a_hook_replaces_is_back_after_the_step() -> None:
     assert parameter.grad is None
 
 
+@pytest.mark.parametrize("other", [nn.Parameter(torch.zeros(2)), "weight"])
+def test_the_estimate_of_another_parameter_is_refused(other: Any) -> None:
+    estimate = OnlineEstimate(sgd(), ra.VClip())
+    with pytest.raises(ValueError, match=r"of takes a parameter of the optimizer, found"):
+        estimate.of(other)
+
+
 def test_an_estimate_written_to_within_the_step_raises() -> None:
     chosen = parameters()
     optimizer = torch.optim.SGD(chosen, lr=1.0)
@@ -271,9 +278,9 @@ def test_groups_may_grow() -> None:
         generator = draw()
         give(chosen, generator)
         optimizer.step()
+        optimizer.add_param_group({"params": chosen[2:]})
         assert not estimates(estimate, chosen[2:]).any()
         m = estimates(estimate, chosen)
-        optimizer.add_param_group({"params": chosen[2:]})
         give(chosen, generator)
         optimizer.step()
         row = flat(gradients(chosen))
