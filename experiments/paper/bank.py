@@ -100,7 +100,7 @@ class Bank:
 
 
 def _sum(row: Tensor) -> str:
-    return f"{zlib.crc32(row.numpy()):08x}"
+    return f"{zlib.crc32(row.numpy().data):08x}"
 
 
 def draw(count: int, size: int, iterations: int, generator: torch.Generator) -> Tensor:
