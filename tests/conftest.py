@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import signal
+
 import torch
 from hypothesis import HealthCheck, settings
 
 # Two threads whatever the machine: results to rounding must not depend on its cores.
 torch.set_num_threads(2)
+
+# A shell's `&` has SIGINT ignored, by children too: tests of Ctrl-C would wait for ever.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 settings.register_profile(
     "default",
