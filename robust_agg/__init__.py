@@ -12,7 +12,9 @@ bad rows cannot drag away::
 from robust_agg.admission import Rejection
 from robust_agg.aggregator import Aggregator, Explanation, Invariance
 from robust_agg.chain import Chain, chain
+from robust_agg.coordinatewise.mean_around_median import MeanAroundMedian
 from robust_agg.coordinatewise.median import CoordinateWiseMedian
+from robust_agg.coordinatewise.phocas import Phocas
 from robust_agg.coordinatewise.trimmed_mean import TrimmedMean
 from robust_agg.errors import ConstraintError, TooManyRejectedError
 from robust_agg.ledger import Ledger, Record
@@ -58,11 +60,13 @@ __all__ = [
     "Krum",
     "Ledger",
     "Mean",
+    "MeanAroundMedian",
     "Mixing",
     "Momentum",
     "MultiKrum",
     "NearestNeighborMixing",
     "OnlineMedian",
+    "Phocas",
     "Record",
     "Rejection",
     "Server",

@@ -181,7 +181,7 @@ class Weighted(Aggregator):
 
 
 class Coordinatewise(Aggregator):
-    """A rule that averages a range of the sorted values of each coordinate, NaN ordered as +Inf.
+    """A rule that averages some of the sorted values of each coordinate, NaN ordered as +Inf.
 
     It needs no look at whole rows, so non-finite values cost no pass; they are discarded
     coordinate by coordinate with the other extremes.
@@ -191,11 +191,22 @@ class Coordinatewise(Aggregator):
     def kept(self, n: int) -> tuple[int, int]:
         """``(start, stop)``: the order statistics, from 0, whose mean is the result."""
 
+    def far(self, n: int) -> int | None:
+        """How many values are left out for being farthest from that mean, for a mean of the rest.
+
+        None where the first mean is the result.
+        """
+        return None
+
     def _explain(
         self, rows: Tensor, generator: torch.Generator | None, *, distances: bool
     ) -> Explanation:
         n = rows.shape[0]
-        output = kernels.sorted_mean(rows, *self.kept(n))
+        far = self.far(n)
+        if far is None:
+            output = kernels.sorted_mean(rows, *self.kept(n))
+        else:
+            output = kernels.mean_around(rows, *self.kept(n), far)
         if not bool(output.isfinite().all()):
             raise TooManyRejectedError(
                 f"{self.name}: at most {self.max_rejected(n)} of the n={n} values of a coordinate "

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from robust_agg.aggregator import Coordinatewise, Invariance
-from robust_agg.errors import check_count, check_honest_majority
+from robust_agg.coordinatewise.trimming import Trimming
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrimmedMean(Coordinatewise):
+class TrimmedMean(Trimming):
     """The mean of each coordinate without its f smallest and f largest values.
 
     Yin et al., "Byzantine-Robust Distributed Learning: Towards Optimal Statistical Rates",
@@ -18,22 +17,6 @@ class TrimmedMean(Coordinatewise):
     Attributes:
         f: declared number of Byzantine rows; n >= 2f + 1 is required.
     """
-
-    f: int
-
-    def __post_init__(self) -> None:
-        check_count(self.name, "f", self.f, minimum=0)
-
-    @property
-    def invariances(self) -> frozenset[Invariance]:
-        # Without trimming it is the mean, which follows rotations too.
-        return frozenset(Invariance) - ({Invariance.ROTATION} if self.f > 0 else set())
-
-    def check(self, n: int) -> None:
-        check_honest_majority(self.name, n, self.f)
-
-    def max_rejected(self, n: int) -> int:
-        return self.f
 
     def kappa(self, n: int, f: int) -> float | None:
         """``6f/(n-2f) · (1 + f/(n-2f))`` (Allouah et al., AISTATS 2023, Proposition on CWTM)."""

@@ -1,8 +1,9 @@
 """The passes over memory that every rule is made of, dispatched to the fastest path.
 
-`sorted_mean` is what coordinate-wise rules need; `centred_gram`, `row_distances` and `combine` are
-what weight-space rules need, `gram` where the first has lost its digits, and `mix` what mixings
-before a coordinate-wise rule need. None of them changes its input, and none is differentiable.
+`sorted_mean` and `mean_around` are what coordinate-wise rules need; `centred_gram`,
+`row_distances` and `combine` are what weight-space rules need, `gram` where the first has lost its
+digits, and `mix` what mixings before a coordinate-wise rule need. None of them changes its input,
+and none is differentiable.
 """
 
 from __future__ import annotations
@@ -11,8 +12,9 @@ import torch
 from torch import Tensor
 
 from robust_agg.kernels import cpu, reference
+from robust_agg.kernels.reference import OrderMean
 
-__all__ = ["centred_gram", "combine", "gram", "mix", "row_distances", "sorted_mean"]
+__all__ = ["centred_gram", "combine", "gram", "mean_around", "mix", "row_distances", "sorted_mean"]
 
 
 def sorted_mean(rows: Tensor, start: int, stop: int) -> Tensor:
@@ -31,8 +33,29 @@ def sorted_mean(rows: Tensor, start: int, stop: int) -> Tensor:
             "sorted_mean: 0 <= start < stop <= n is required, "
             f"found start={start}, stop={stop}, n={rows.shape[0]}"
         )
-    path = cpu.sorted_mean if _is_plain(rows) else reference.sorted_mean
-    return path(_values(rows), start, stop)
+    path = cpu.order_mean if _is_plain(rows) else reference.order_mean
+    return path(_values(rows), OrderMean(start, stop))
+
+
+def mean_around(rows: Tensor, start: int, stop: int, far: int) -> Tensor:
+    """Per coordinate, the mean without the `far` values that are farthest from a centre.
+
+    The centre is the mean of the order statistics `start` .. `stop - 1`, as in `sorted_mean`. Of
+    two values as far, one below and one above, the lower one is kept. NaN is ordered as +Inf.
+
+    Raises:
+        ValueError: unless rows are a float matrix with n, d >= 1, ``0 <= start < stop <= n`` and
+            ``0 <= 2 far < n``.
+    """
+    _check_rows("mean_around", rows)
+    n = rows.shape[0]
+    if not (0 <= start < stop <= n and 0 <= 2 * far < n):
+        raise ValueError(
+            "mean_around: 0 <= start < stop <= n and 0 <= 2 far < n are required, "
+            f"found start={start}, stop={stop}, far={far}, n={n}"
+        )
+    path = cpu.order_mean if _is_plain(rows) else reference.order_mean
+    return path(_values(rows), OrderMean(start, stop, far))
 
 
 def centred_gram(rows: Tensor, extra: Tensor | None = None) -> tuple[Tensor, Tensor]:

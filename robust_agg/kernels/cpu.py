@@ -1,6 +1,6 @@
 """The kernels on the CPU: compiled where llvmlite is there and it pays, else numpy and torch.
 
-`sorted_mean` rounds alike on every path, so that which one runs may depend on what is compiled
+`order_mean` rounds alike on every path, so that which one runs may depend on what is compiled
 already. The others differ in the order of their sums: their path depends on shape and dtype alone.
 """
 
@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from robust_agg.kernels import llvm, programs, reference
+from robust_agg.kernels.reference import OrderMean
 from robust_agg.kernels.threads import map_ranges, ranges
 from robust_agg.kernels.vectors import STORAGE_BYTES, Lanes
 
@@ -53,13 +54,13 @@ STORAGE = {
 }
 
 
-def sorted_mean(rows: Tensor, start: int, stop: int) -> Tensor:
-    """`robust_agg.kernels.sorted_mean` of rows on the CPU."""
+def order_mean(rows: Tensor, wanted: OrderMean) -> Tensor:
+    """`reference.order_mean` of rows on the CPU."""
     n, d = rows.shape
     lanes = _lanes(rows.dtype)
-    if lanes is None or n > LARGEST_NETWORK or not _is_due((n, start, stop, lanes), n * d):
-        return _sorted_mean_by_sorting(rows, start, stop)
-    kernel = _selection(n, start, stop, lanes)
+    if lanes is None or n > LARGEST_NETWORK or not _is_due((n, wanted, lanes), n * d):
+        return _order_mean_by_sorting(rows, wanted)
+    kernel = _order_mean(n, wanted, lanes)
     out = _output(rows, lanes.width)
 
     def task(lo: int, hi: int) -> None:
@@ -71,18 +72,21 @@ def sorted_mean(rows: Tensor, start: int, stop: int) -> Tensor:
     return out[:d].to(rows.dtype)
 
 
-def _sorted_mean_by_sorting(
-    rows: Tensor, start: int, stop: int, *, dtype: torch.dtype | None = None
+def _order_mean_by_sorting(
+    rows: Tensor, wanted: OrderMean, *, dtype: torch.dtype | None = None
 ) -> Tensor:
     n, d = rows.shape
+    # Without `far` only what is averaged need be made rows again.
+    kept = slice(wanted.start, wanted.stop) if wanted.far is None else slice(None)
+    of_kept = OrderMean(0, wanted.stop - wanted.start) if wanted.far is None else wanted
 
     def task(lo: int, hi: int) -> Tensor:
         block = rows[:, lo:hi].to(reference.compute_dtype(rows.dtype)).numpy()
         columns = np.empty((hi - lo, n), block.dtype)
         np.fmin(block.T, np.inf, out=columns)  # NaN to +Inf
         columns.sort(axis=1)
-        kept = np.ascontiguousarray(columns[:, start:stop].T)
-        return reference.mean_of_sorted(torch.from_numpy(kept)).to(dtype or rows.dtype)
+        values = torch.from_numpy(np.ascontiguousarray(columns[:, kept].T))
+        return reference.mean_of_sorted(values, of_kept).to(dtype or rows.dtype)
 
     return torch.cat(map_ranges(task, ranges(d, max(1, SORT_NUMBERS // n))))
 
@@ -93,13 +97,13 @@ def centred_gram(rows: Tensor, extra: Tensor | None = None) -> tuple[Tensor, Ten
     lanes = _lanes(rows.dtype)
     vectors = 1 + n + (0 if extra is None else extra.shape[0])
     if lanes is None or vectors > LARGEST_GRAM or n * d < SMALLEST_COMPILED:
-        return reference.centred_gram(rows, extra, order=sorted_mean)
+        return reference.centred_gram(rows, extra, order=order_mean)
     centre = _output(rows, lanes.width)
     points = centre.new_empty(0, d) if extra is None else extra.to(centre.dtype)
-    middle = (n - 1) // 2, n // 2 + 1
-    select = _selection(n, *middle, lanes) if n <= LARGEST_NETWORK else None
+    middle = reference.median(n)
+    select = _order_mean(n, middle, lanes) if n <= LARGEST_NETWORK else None
     if select is None:
-        centre[:d] = _sorted_mean_by_sorting(rows, *middle, dtype=centre.dtype)
+        centre[:d] = _order_mean_by_sorting(rows, middle, dtype=centre.dtype)
     side = programs.tiles(vectors)
     tiled = _zeros(side, side, programs.TILE, programs.TILE)
     add = _gram(lanes)
@@ -232,17 +236,17 @@ def _host_lanes(dtype: torch.dtype) -> Lanes | None:
     return Lanes(storage=STORAGE[dtype], width=host.vector_bytes // size)
 
 
-_sorted: Counter[tuple[int, int, int, Lanes]] = Counter()
+_sorted: Counter[tuple[int, OrderMean, Lanes]] = Counter()
 
 
-def _is_due(key: tuple[int, int, int, Lanes], numbers: int) -> bool:
+def _is_due(key: tuple[int, OrderMean, Lanes], numbers: int) -> bool:
     _sorted[key] += numbers
     return _sorted[key] >= COMPILE_AFTER
 
 
 @lru_cache(maxsize=256)
-def _selection(n: int, start: int, stop: int, lanes: Lanes) -> llvm.Kernel:
-    return llvm.compile_function(programs.selection(n, start, stop, lanes))
+def _order_mean(n: int, wanted: OrderMean, lanes: Lanes) -> llvm.Kernel:
+    return llvm.compile_function(programs.order_mean(n, wanted, lanes))
 
 
 @cache

@@ -7,12 +7,14 @@ and lie `stride` numbers apart, each contiguous. 16-bit numbers are widened as t
 from __future__ import annotations
 
 from robust_agg.kernels.llvm import Function
+from robust_agg.kernels.reference import OrderMean
 from robust_agg.kernels.vectors import (
     Lanes,
     add_sum,
     broadcast,
     element,
     load,
+    mean_around,
     minimum,
     multiply_add,
     row_pointers,
@@ -29,13 +31,18 @@ TILE = 3
 """A Gram matrix is formed in squares of this many rows, whose sums all fit in registers."""
 
 
-def selection(n: int, start: int, stop: int, lanes: Lanes) -> Function:
-    """``out[j]`` = the mean of order statistics start .. stop - 1 of column j, NaN as +Inf."""
-    f = Function("selection", {"rows": "ptr", "stride": "i64", "width": "i64", "out": "ptr"})
+def order_mean(n: int, wanted: OrderMean, lanes: Lanes) -> Function:
+    """``out[j]`` = the mean of order statistics of column j that is `wanted`, NaN as +Inf."""
+    f = Function("order_mean", {"rows": "ptr", "stride": "i64", "width": "i64", "out": "ptr"})
     pointers = row_pointers(f, lanes, "%rows", "%stride", n)
+    start, stop, far = wanted
     with f.loop("0", "%width", lanes.width) as columns:
         values = [load(f, lanes, pointer, columns.index) for pointer in pointers]
-        store(f, lanes, "%out", columns.index, sorted_mean(f, lanes, values, start, stop))
+        if far is None:
+            mean = sorted_mean(f, lanes, values, start, stop)
+        else:
+            mean = mean_around(f, lanes, values, start, stop, far)
+        store(f, lanes, "%out", columns.index, mean)
     return f
 
 

@@ -7,6 +7,7 @@ Columns are processed in chunks, so that no temporary is as large as the rows.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -37,31 +38,55 @@ def compute_dtype(dtype: torch.dtype) -> torch.dtype:
     return torch.promote_types(dtype, torch.float32)
 
 
-def sorted_mean(rows: Tensor, start: int, stop: int) -> Tensor:
-    """Per coordinate, the mean of the order statistics `start` .. `stop - 1` of the n values.
+class OrderMean(NamedTuple):
+    """Which values of a coordinate are averaged: see `order_mean`."""
 
-    ``out_j = 1/(stop-start) * sum_{k=start}^{stop-1} x_(k)j`` with ``x_(0)j <= ... <= x_(n-1)j``;
-    NaN is ordered as +Inf. `rows` is (n, d), the result (d,) of the same dtype. The sum runs in
-    ascending order in float32 (float64 for float64 rows) and is divided by the count; where it
-    overflows it is formed again from scaled values. The result is clamped to the kept values, so
-    that rounding takes it neither beyond them nor to infinity. A zero is +0.
+    start: int
+    stop: int
+    far: int | None = None
+
+
+def median(n: int) -> OrderMean:
+    """The median of n values; of an even n the midpoint of the two middle ones."""
+    return OrderMean((n - 1) // 2, n // 2 + 1)
+
+
+def order_mean(rows: Tensor, wanted: OrderMean) -> Tensor:
+    """Per coordinate, a mean of order statistics of the n values; NaN is ordered as +Inf.
+
+    With ``x_(0)j <= ... <= x_(n-1)j``: ``c_j = 1/(stop-start) * sum_{k=start}^{stop-1} x_(k)j``;
+    where `far` is given, the mean of the n - far values nearest to c_j, of two as near the lower.
+    `rows` is (n, d), the result (d,) of the same dtype. The sum runs in ascending order (with `far`
+    first over those that are always kept) in float32 (float64 for float64 rows) and is divided by
+    the count; where it overflows it is formed again from scaled values. The result is clamped to
+    the kept values, so that rounding takes it neither beyond them nor to infinity. A zero is +0.
     """
     out = torch.empty_like(rows[0], memory_format=torch.contiguous_format)
     for part in chunks(rows, per_column=rows.shape[0]):
-        out[part] = _sorted_mean_of_chunk(rows[:, part], start, stop)
+        values = rows[:, part].to(compute_dtype(rows.dtype))
+        values = torch.where(values.isnan(), torch.inf, values)
+        out[part] = mean_of_sorted(values.sort(dim=0).values, wanted).to(rows.dtype)
     return out
 
 
-def _sorted_mean_of_chunk(rows: Tensor, start: int, stop: int) -> Tensor:
-    values = rows.to(compute_dtype(rows.dtype))
-    values = torch.where(values.isnan(), torch.inf, values)
-    return mean_of_sorted(values.sort(dim=0).values[start:stop]).to(rows.dtype)
+def mean_of_sorted(values: Tensor, wanted: OrderMean) -> Tensor:
+    """The mean of `values` (n, d), which ascend and hold no NaN, that is wanted."""
+    start, stop, far = wanted
+    middle = values[start:stop]
+    centre = _mean(middle, middle[0], middle[-1])
+    if far is None:
+        return centre + 0.0
+    near = len(values) - far
+    below, above = values[:far], values[near:]
+    # Halves, because a difference of two large numbers may be too large.
+    nearer = above * 0.5 - centre * 0.5 < centre * 0.5 - below * 0.5
+    kept = torch.cat([values[far:near], torch.where(nearer, above, below)])
+    return _mean(kept, kept.amin(dim=0), kept.amax(dim=0)) + 0.0
 
 
-def mean_of_sorted(kept: Tensor) -> Tensor:
-    """The mean over the rows of `kept` (k, d), which ascend: see `sorted_mean`."""
+def _mean(kept: Tensor, least: Tensor, largest: Tensor) -> Tensor:
     if len(kept) == 1:
-        return kept[0] + 0.0
+        return kept[0]
     # A tensor, because a number would be replaced by its rounded reciprocal on some devices.
     count = kept.new_tensor(len(kept))
     mean = _sum_ascending(kept) / count
@@ -70,7 +95,7 @@ def mean_of_sorted(kept: Tensor) -> Tensor:
         scale = 2.0 ** len(kept).bit_length()
         scaled = _sum_ascending(kept / scale) / count * scale
         mean = torch.where(mean.isfinite(), mean, scaled)
-    return mean.clamp(kept[0], kept[-1]) + 0.0
+    return mean.clamp(least, largest)
 
 
 def _sum_ascending(kept: Tensor) -> Tensor:
@@ -85,7 +110,7 @@ def centred_gram(
     rows: Tensor,
     extra: Tensor | None = None,
     *,
-    order: Callable[[Tensor, int, int], Tensor] = sorted_mean,
+    order: Callable[[Tensor, OrderMean], Tensor] = order_mean,
 ) -> tuple[Tensor, Tensor]:
     """The coordinate-wise median c of `rows` (n, d), and the Gram matrix of what lies around it.
 
@@ -94,7 +119,7 @@ def centred_gram(
     ``[c, x_1 - c, ..., x_n - c, y_1 - c, ..., y_e - c]`` with y the `extra` rows (e, d).
     Sums over a chunk have the precision of c, and are accumulated in float64. A row that holds NaN,
     Inf or numbers too large to square makes its own row and column of G non-finite, no others.
-    `order` is the `sorted_mean` in use.
+    `order` is the `order_mean` in use.
     """
     n = rows.shape[0]
     size = 1 + n + (0 if extra is None else extra.shape[0])
@@ -105,7 +130,7 @@ def centred_gram(
     # leave the matrix product waiting for the matrix.
     for part in chunks(rows, per_column=2 * size, smallest=max(64, size)):
         block = rows[:, part].to(dtype)
-        middle = order(block, (n - 1) // 2, n // 2 + 1)
+        middle = order(block, median(n))
         middle = middle.nan_to_num_(nan=0.0, posinf=0.0, neginf=0.0)
         centre[part] = middle
         others = [] if extra is None else [extra[:, part].to(dtype) - middle]

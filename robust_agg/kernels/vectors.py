@@ -107,6 +107,36 @@ def add_sum(f: Function, lanes: Lanes, value: str, base: str, index: str) -> Non
 
 
 def sorted_mean(f: Function, lanes: Lanes, values: Sequence[str], start: int, stop: int) -> str:
+    kept = _sort(f, lanes, values, start, stop)[start:stop]
+    mean = _mean(f, lanes, kept, kept[0], kept[-1])
+    return f.let(f"fadd {lanes.vector} {mean}, {lanes.splat('0.0')}")
+
+
+def mean_around(
+    f: Function, lanes: Lanes, values: Sequence[str], start: int, stop: int, far: int
+) -> str:
+    ordered = _sort(f, lanes, values, 0, len(values))
+    middle = ordered[start:stop]
+    centre = _mean(f, lanes, middle, middle[0], middle[-1])
+    near, half = len(values) - far, lanes.splat("0.5")
+    kept = ordered[far:near]
+    low = high = kept[0]
+    # Halves, because a difference of two large numbers may be too large.
+    at = f.let(f"fmul {lanes.vector} {centre}, {half}")
+    for below, above in zip(ordered[:far], ordered[near:], strict=True):
+        sides = [f.let(f"fmul {lanes.vector} {value}, {half}") for value in (below, above)]
+        down = f.let(f"fsub {lanes.vector} {at}, {sides[0]}")
+        up = f.let(f"fsub {lanes.vector} {sides[1]}, {at}")
+        nearer = f.let(f"fcmp olt {lanes.vector} {up}, {down}")
+        kept.append(_select(f, lanes, nearer, above, below))
+        low, high = _smaller(f, lanes, low, kept[-1]), _larger(f, lanes, high, kept[-1])
+    high = _larger(f, lanes, high, ordered[near - 1])
+    mean = _mean(f, lanes, kept, low, high)
+    return f.let(f"fadd {lanes.vector} {mean}, {lanes.splat('0.0')}")
+
+
+def _sort(f: Function, lanes: Lanes, values: Sequence[str], start: int, stop: int) -> list[str]:
+    """The values, those that end in the places start .. stop - 1 in ascending order."""
     # The smaller of a NaN and +Inf is +Inf: `fcmp olt` is false and the second one is taken.
     ordered = [_smaller(f, lanes, value, lanes.splat(INFINITY)) for value in values]
     for comparator in selection_network(len(values), start, stop):
@@ -115,11 +145,10 @@ def sorted_mean(f: Function, lanes: Lanes, values: Sequence[str], start: int, st
             ordered[comparator.low] = _smaller(f, lanes, low, high)
         if comparator.keep_high:
             ordered[comparator.high] = _larger(f, lanes, low, high)
-    mean = _mean(f, lanes, ordered[start:stop])
-    return f.let(f"fadd {lanes.vector} {mean}, {lanes.splat('0.0')}")
+    return ordered
 
 
-def _mean(f: Function, lanes: Lanes, kept: Sequence[str]) -> str:
+def _mean(f: Function, lanes: Lanes, kept: Sequence[str], least: str, largest: str) -> str:
     if len(kept) == 1:
         return kept[0]
     count, scale = len(kept), float(1 << len(kept).bit_length())
@@ -133,7 +162,7 @@ def _mean(f: Function, lanes: Lanes, kept: Sequence[str]) -> str:
         scaled = multiply_add(f, lanes, value, small, scaled)
     scaled = f.let(f"fdiv {lanes.vector} {scaled}, {lanes.splat(f'{count:e}')}")
     mean = where_finite(f, lanes, mean, f.let(f"fmul {lanes.vector} {scaled}, {large}"))
-    return _larger(f, lanes, kept[0], _smaller(f, lanes, kept[-1], mean))
+    return _larger(f, lanes, least, _smaller(f, lanes, largest, mean))
 
 
 def _smaller(f: Function, lanes: Lanes, left: str, right: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from math import fsum
 
 import numpy as np
 import pytest
@@ -18,7 +19,7 @@ PATHS = ("reference", "numpy", "compiled", "baseline")
 
 DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
-KERNEL_CACHES = (cpu._host_lanes, cpu._selection, cpu._gram, cpu._row_distances, cpu._combine)
+KERNEL_CACHES = (cpu._host_lanes, cpu._order_mean, cpu._gram, cpu._row_distances, cpu._combine)
 
 
 @contextmanager
@@ -55,6 +56,17 @@ def sorted_mean_oracle(rows: Tensor, start: int, stop: int) -> np.ndarray:
     kept = np.sort(np.where(np.isnan(values), np.inf, values), axis=0)[start:stop]
     with np.errstate(invalid="ignore"):
         return (kept / (stop - start)).sum(axis=0)
+
+
+def mean_around_oracle(rows: Tensor, start: int, stop: int, far: int) -> np.ndarray:
+    values = rows.double().numpy()
+    values = np.where(np.isnan(values), np.inf, values)
+    centre = sorted_mean_oracle(rows, start, stop)
+    out = np.empty(rows.shape[1])
+    for j, column in enumerate(values.T):
+        nearest = sorted((abs(x - centre[j]), x) for x in column)[: len(column) - far]
+        out[j] = fsum(x for _, x in nearest) / len(nearest)
+    return out
 
 
 def centred_gram_oracle(rows: Tensor, extra: Tensor | None) -> tuple[np.ndarray, np.ndarray]:

@@ -54,6 +54,34 @@ def trimmed_mean(rows: Array, f: int) -> Array:
     return kept
 
 
+def mean_around_median(rows: Array, f: int) -> Array:
+    """Per coordinate, the mean of the n-f values nearest to the median; of two as near, the lower.
+
+    Xie et al. 2018, "Generalized Byzantine-tolerant SGD", Definition 7.
+    """
+    return _mean_around(rows, coordinate_median(rows), f)
+
+
+def phocas(rows: Array, f: int) -> Array:
+    """Per coordinate, the mean of the n-f values nearest to the f-trimmed mean; likewise.
+
+    Xie et al. 2018, "Phocas: dimensional Byzantine-resilient stochastic gradient descent",
+    Definition 8.
+    """
+    return _mean_around(rows, trimmed_mean(rows, f), f)
+
+
+def _mean_around(rows: Array, centre: Array, f: int) -> Array:
+    n, d = rows.shape
+    if not 0 <= 2 * f < n:
+        raise ValueError(f"0 <= 2f < n is required, found n={n}, f={f}")
+    out = np.zeros(d)
+    for j in range(d):
+        nearest = sorted((abs(x - centre[j]), x) for x in rows[:, j].tolist())[: n - f]
+        out[j] = sum(x for _, x in nearest) / (n - f)
+    return out
+
+
 def krum_scores(rows: Array, f: int) -> Array:
     """score_i = sum of the n-f-2 smallest ‖x_i - x_j‖² over j ≠ i (by index); shape (n,).
 

@@ -33,6 +33,8 @@ RULES = [
     Row(lambda: ra.CenteredClipping(radius=0.5, iterations=2)),
     Row(ra.CoordinateWiseMedian),
     Row(lambda: ra.TrimmedMean(f=F), smallest=2 * F + 1),
+    Row(lambda: ra.MeanAroundMedian(f=F), smallest=2 * F + 1),
+    Row(lambda: ra.Phocas(f=F), smallest=2 * F + 1),
     Row(lambda: ra.chain(ra.NearestNeighborMixing(f=F), ra.TrimmedMean(f=F)), smallest=2 * F + 1),
     Row(lambda: ra.chain(ra.NearestNeighborMixing(f=F), ra.GeometricMedian()), smallest=2 * F + 1),
     Row(lambda: ra.chain(ra.NearestNeighborMixing(f=F), ra.Krum(f=F)), smallest=2 * F + 3),

@@ -44,6 +44,8 @@ PAIRS: list[tuple[ra.Aggregator, Callable[[Array], Array]]] = [
     (ra.Mean(), oracle.mean),
     (ra.CoordinateWiseMedian(), oracle.coordinate_median),
     (ra.TrimmedMean(f=F), lambda x: oracle.trimmed_mean(x, F)),
+    (ra.MeanAroundMedian(f=F), lambda x: oracle.mean_around_median(x, F)),
+    (ra.Phocas(f=F), lambda x: oracle.phocas(x, F)),
     (ra.Krum(f=F), lambda x: oracle.krum(x, F)),
     (ra.MultiKrum(f=F), lambda x: oracle.multi_krum(x, F, len(x) - F)),
     (ra.MultiKrum(f=F, m=3), lambda x: oracle.multi_krum(x, F, 3)),
