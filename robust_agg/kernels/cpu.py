@@ -22,8 +22,11 @@ from robust_agg.kernels.vectors import STORAGE_BYTES, Lanes
 
 Result = TypeVar("Result")
 
-LARGEST_NETWORK = 64
-"""Most values a straight-line network selects from; with more, compilation takes seconds."""
+LARGEST_NETWORK = 512
+"""Most values a straight-line network selects from; beyond, its code leaves the caches."""
+
+LARGEST_OPTIMISED = 320
+"""Most values for which it is compiled with care: that takes 1 s for 256 and 4 s for 512."""
 
 GRAM_BLOCK = 1024
 """Columns whose products are summed in the precision of the centre, and from there in float64."""
@@ -34,8 +37,8 @@ CACHED_NUMBERS = 1 << 18
 LARGEST_GRAM = 256
 """Most vectors in a compiled Gram matrix; a block of more would leave the L2 cache."""
 
-COMPILE_AFTER = 1 << 22
-"""Numbers after whose sorting a network is compiled, which takes about as long."""
+COMPILE_AFTER = 1 << 12
+"""Numbers, times n², after whose sorting a network is compiled, which takes about as long."""
 
 SMALLEST_COMPILED = 1 << 16
 """Numbers from which on the other kernels are compiled."""
@@ -101,7 +104,8 @@ def centred_gram(rows: Tensor, extra: Tensor | None = None) -> tuple[Tensor, Ten
     centre = _output(rows, lanes.width)
     points = centre.new_empty(0, d) if extra is None else extra.to(centre.dtype)
     middle = reference.median(n)
-    select = _order_mean(n, middle, lanes) if n <= LARGEST_NETWORK else None
+    due = n <= LARGEST_NETWORK and _is_due((n, middle, lanes), n * d)
+    select = _order_mean(n, middle, lanes) if due else None
     if select is None:
         centre[:d] = _order_mean_by_sorting(rows, middle, dtype=centre.dtype)
     side = programs.tiles(vectors)
@@ -241,12 +245,13 @@ _sorted: Counter[tuple[int, OrderMean, Lanes]] = Counter()
 
 def _is_due(key: tuple[int, OrderMean, Lanes], numbers: int) -> bool:
     _sorted[key] += numbers
-    return _sorted[key] >= COMPILE_AFTER
+    return _sorted[key] >= COMPILE_AFTER * key[0] ** 2
 
 
 @lru_cache(maxsize=256)
 def _order_mean(n: int, wanted: OrderMean, lanes: Lanes) -> llvm.Kernel:
-    return llvm.compile_function(programs.order_mean(n, wanted, lanes))
+    program = programs.order_mean(n, wanted, lanes)
+    return llvm.compile_function(program, optimised=n <= LARGEST_OPTIMISED)
 
 
 @cache
