@@ -19,6 +19,7 @@ from robust_agg.coordinatewise.trimmed_mean import TrimmedMean
 from robust_agg.errors import ConstraintError, TooManyRejectedError
 from robust_agg.ledger import Ledger, Record
 from robust_agg.messages import Update
+from robust_agg.mixings.adaptive_clip import AdaptiveClip
 from robust_agg.mixings.bucketing import Bucketing
 from robust_agg.mixings.clip import Clip
 from robust_agg.mixings.mixing import Mixing
@@ -41,6 +42,7 @@ __all__ = [
     "L1",
     "L2",
     "Adaptive",
+    "AdaptiveClip",
     "AdaptiveMomentum",
     "Aggregator",
     "BlockL2",

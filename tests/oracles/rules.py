@@ -170,6 +170,16 @@ def clip(rows: Array, threshold: float) -> Array:
     return clipped
 
 
+def adaptive_clip(rows: Array, f: int) -> Array:
+    """The ⌊2(f/n)(n-f)⌋ longest rows clipped to the length of the next longest; shape (n, d).
+
+    Allouah et al. 2025, "Adaptive gradient clipping for robust federated learning", Algorithm 2.
+    """
+    n = len(rows)
+    lengths = sorted((float(np.linalg.norm(row)) for row in rows), reverse=True)
+    return clip(rows, lengths[math.floor(2 * (f / n) * (n - f))])
+
+
 def nearest_neighbor_mixing(rows: Array, f: int) -> Array:
     """y_i = mean of x_i and its n-f-1 nearest other rows, ties to the lowest index; (n, d).
 

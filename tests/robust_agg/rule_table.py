@@ -41,6 +41,8 @@ RULES = [
     Row(lambda: ra.chain(ra.NearestNeighborMixing(f=F), ra.CenteredClipping()), smallest=2 * F + 1),
     Row(lambda: ra.chain(ra.Clip(threshold=1.0), ra.CoordinateWiseMedian())),
     Row(lambda: ra.chain(ra.Clip(threshold=1.0), ra.GeometricMedian())),
+    Row(lambda: ra.chain(ra.AdaptiveClip(f=F), ra.GeometricMedian()), smallest=2 * F + 1),
+    Row(lambda: ra.chain(ra.AdaptiveClip(f=F), ra.TrimmedMean(f=F)), smallest=2 * F + 1),
     Row(lambda: ra.chain(ra.Bucketing(s=2), ra.GeometricMedian()), bears=4 * F + 1),
     Row(lambda: ra.chain(ra.Bucketing(s=2), ra.TrimmedMean(f=F)), smallest=4 * F + 1),
     Row(

@@ -62,6 +62,13 @@ PAIRS: list[tuple[ra.Aggregator, Callable[[Array], Array]]] = [
         ra.chain(ra.Clip(threshold=2.0), ra.Krum(f=F)),
         lambda x: oracle.krum(oracle.clip(x, 2.0), F),
     ),
+    (ra.chain(ra.AdaptiveClip(f=F), ra.Mean()), lambda x: oracle.mean(oracle.adaptive_clip(x, F))),
+    (
+        ra.chain(ra.AdaptiveClip(f=F), ra.NearestNeighborMixing(f=F), ra.CoordinateWiseMedian()),
+        lambda x: oracle.coordinate_median(
+            oracle.nearest_neighbor_mixing(oracle.adaptive_clip(x, F), F)
+        ),
+    ),
     (
         ra.chain(ra.NearestNeighborMixing(f=F), ra.TrimmedMean(f=F)),
         lambda x: oracle.trimmed_mean(oracle.nearest_neighbor_mixing(x, F), F),
