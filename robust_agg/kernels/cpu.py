@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from robust_agg.kernels import llvm, programs, reference
+from robust_agg.kernels import llvm, programs, reference, team
 from robust_agg.kernels.reference import OrderMean
 from robust_agg.kernels.threads import map_ranges, ranges
 from robust_agg.kernels.vectors import STORAGE_BYTES, Lanes
@@ -43,8 +43,11 @@ COMPILE_AFTER = 1 << 12
 SMALLEST_COMPILED = 1 << 16
 """Numbers from which on the other kernels are compiled."""
 
-TASK_NUMBERS = 1 << 21
+TASK_NUMBERS = 1 << 20
 """Numbers a thread takes at a time; fixed, so that sums do not depend on the number of threads."""
+
+COPIED_NUMBERS = 1 << 22
+"""Numbers copied at a time where columns are not contiguous."""
 
 SORT_NUMBERS = 1 << 15
 """Numbers numpy sorts at a time: 128 KiB of float32."""
@@ -65,13 +68,12 @@ def order_mean(rows: Tensor, wanted: OrderMean) -> Tensor:
         return _order_mean_by_sorting(rows, wanted)
     kernel = _order_mean(n, wanted, lanes)
     out = _output(rows, lanes.width)
-
-    def task(lo: int, hi: int) -> None:
-        block = _block(rows, lo, hi, lanes.width)
-        kernel(block.data_ptr(), block.stride(0), block.shape[1], _address(out, lo))
-
-    for _ in _run(task, rows, lanes.width):
-        pass
+    for first, block in _blocks(rows, lanes.width):
+        tasks = [
+            (_address(block, lo), block.stride(0), hi - lo, _address(out, first + lo))
+            for lo, hi in _tasks(block, lanes.width)
+        ]
+        team.run(kernel, tasks)
     return out[:d].to(rows.dtype)
 
 
@@ -151,24 +153,21 @@ def row_distances(rows: Tensor, point: Tensor) -> Tensor:
     if lanes is None or beside is None or n * d < SMALLEST_COMPILED:
         return reference.row_distances(rows, point)
     kernel = _row_distances(lanes, beside.storage)
-
-    def task(lo: int, hi: int) -> Tensor:
-        block = _block(rows, lo, hi, lanes.width)
-        centre = _block(point, lo, hi, lanes.width)
-        sums = _zeros(n)
-        kernel(
-            block.data_ptr(),
-            block.stride(0),
-            n,
-            block.shape[1],
-            centre.data_ptr(),
-            sums.data_ptr(),
-        )
-        return sums
-
     squares = _zeros(n)
-    for part in _run(task, rows, lanes.width):
-        squares += part
+    for first, block in _blocks(rows, lanes.width):
+        centre = _block(point, first, first + block.shape[1], lanes.width)
+        parts = _tasks(block, lanes.width)
+        sums = _zeros(len(parts), n)
+        tasks = [
+            (
+                *(_address(block, lo), block.stride(0), n, hi - lo),
+                *(_address(centre, lo), sums[place].data_ptr()),
+            )
+            for place, (lo, hi) in enumerate(parts)
+        ]
+        team.run(kernel, tasks)
+        for part in sums:
+            squares += part
     return squares.sqrt()
 
 
@@ -212,17 +211,17 @@ def _combinations(rows: Tensor, coefficients: Tensor, lanes: Lanes, *, tile: int
     tiled[:m] = rounded[:, chosen]
     tiled = tiled.view(tiles, tile, -1).transpose(1, 2).contiguous()
 
-    def task(lo: int, hi: int) -> None:
-        block = _block(rows, lo, hi, unit)
+    for first, block in _blocks(rows, unit):
         offsets = chosen * block.stride(0)
-        kernel(
-            *(block.data_ptr(), offsets.data_ptr()),
-            *(tiled.data_ptr(), len(chosen), block.shape[1]),
-            *(_address(out, lo), out.stride(0), tiles),
-        )
-
-    for _ in _run(task, rows, unit):
-        pass
+        tasks = [
+            (
+                *(_address(block, lo), offsets.data_ptr()),
+                *(tiled.data_ptr(), len(chosen), hi - lo),
+                *(_address(out, first + lo), out.stride(0), tiles),
+            )
+            for lo, hi in _tasks(block, unit)
+        ]
+        team.run(kernel, tasks)
     return out[:m, :d]
 
 
@@ -290,6 +289,23 @@ def _run(task: Callable[[int, int], Result], rows: Tensor, unit: int) -> Iterato
     yield from map_ranges(task, ranges(whole, max(1, TASK_NUMBERS // n // unit) * unit))
     if whole < d:
         yield task(whole, d)
+
+
+def _blocks(rows: Tensor, unit: int) -> Iterator[tuple[int, Tensor]]:
+    """First column, and columns that are contiguous and a multiple of `unit`: padded at the end.
+
+    All at once where the rows are so in memory, else copies that fit a cache.
+    """
+    n, d = rows.shape
+    whole = d - d % unit
+    width = whole if rows.stride(-1) == 1 else max(1, COPIED_NUMBERS // n // unit) * unit
+    for lo, hi in [*(ranges(whole, width) if whole else []), *([(whole, d)] if whole < d else [])]:
+        yield lo, _block(rows, lo, hi, unit)
+
+
+def _tasks(block: Tensor, unit: int) -> list[tuple[int, int]]:
+    n, width = block.shape
+    return ranges(width, max(1, TASK_NUMBERS // n // unit) * unit)
 
 
 def _block(tensor: Tensor, lo: int, hi: int, unit: int) -> Tensor:

@@ -1,15 +1,17 @@
 """A small emitter of LLVM assembly, and its compilation in this process through llvmlite.
 
 The kernels are straight-line vector code that depends on the number of rows. As LLVM assembly they
-compile in tens of milliseconds, so that nothing need be cached on disk. llvmlite is optional and is
-imported at the first compilation; ``ROBUST_AGG_JIT=0`` in the environment does without it.
+compile in tens of milliseconds, those for hundreds of rows in a second or two. llvmlite is optional
+and is imported at the first compilation; ``ROBUST_AGG_JIT=0`` in the environment does without it.
 """
 
 from __future__ import annotations
 
 import ctypes
+import hashlib
 import os
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -17,8 +19,13 @@ from functools import cache
 from importlib import import_module
 from typing import Any
 
+from robust_agg.kernels import object_cache
+
 OLDEST_LLVM = 20
 """The first LLVM of llvmlite in which every pointer is opaque."""
+
+WORTH_KEEPING = 0.1
+"""Seconds of compilation from which on the code is kept on disk."""
 
 C_TYPES = {"ptr": ctypes.c_void_p, "i64": ctypes.c_int64}
 
@@ -174,21 +181,35 @@ _lock = threading.Lock()
 
 
 def compile_function(function: Function, *, optimised: bool = True) -> Kernel:
-    """Machine code of `function` for this machine; without care, in a quarter of the time."""
+    """Machine code of `function` for this machine; without care, in a quarter of the time.
+
+    What took long to compile is found in the :mod:`~robust_agg.kernels.object_cache` again.
+    """
     binding, machine = _binding(), host()
+    text = f"{function}\n{_worker(function)}"
+    level = 2 if optimised else 0
+    made_by = (*binding.llvm_version_info, machine.processor, machine.features, level)
+    key = hashlib.sha256(f"{made_by}\n{text}".encode()).hexdigest()
+    kept = object_cache.read(key)
+    compiled: list[bytes] = []
     with _lock:
+        begun = time.perf_counter()
         target = binding.Target.from_triple(binding.get_process_triple())
-        module = binding.parse_assembly(f"{function}\n{_worker(function)}")
+        module = binding.parse_assembly(text)
         module.verify()
         engine = binding.create_mcjit_compiler(
             module,
             target.create_target_machine(
-                cpu=machine.processor, features=machine.features, opt=2 if optimised else 0
+                cpu=machine.processor, features=machine.features, opt=level
             ),
         )
+        engine.set_object_cache(lambda _, code: compiled.append(code), lambda _: kept)
         engine.finalize_object()
         address = engine.get_function_address(function.name)
         worker = engine.get_function_address(f"{function.name}_worker")
+        seconds = time.perf_counter() - begun
+    if compiled and seconds >= WORTH_KEEPING:
+        object_cache.write(key, compiled[0])
     kinds = [C_TYPES[kind] for kind in function.parameters.values()]
     return Kernel(code=ctypes.CFUNCTYPE(None, *kinds)(address), worker=worker, engine=engine)
 
