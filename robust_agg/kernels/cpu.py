@@ -155,7 +155,7 @@ def row_distances(rows: Tensor, point: Tensor) -> Tensor:
     kernel = _row_distances(lanes, beside.storage)
     squares = _zeros(n)
     for first, block in _blocks(rows, lanes.width):
-        centre = _block(point, first, first + block.shape[1], lanes.width)
+        centre = _block(point, first, min(first + block.shape[1], d), lanes.width)
         parts = _tasks(block, lanes.width)
         sums = _zeros(len(parts), n)
         tasks = [
