@@ -7,7 +7,7 @@ already. The others differ in the order of their sums: their path depends on sha
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import cache, lru_cache
 from typing import TypeVar
 
@@ -33,6 +33,9 @@ GRAM_BLOCK = 1024
 
 CACHED_NUMBERS = 1 << 18
 """Numbers a median is taken of before their Gram matrix: 1 MiB of float32, for the L2 cache."""
+
+GRAM_TASKS = 64
+"""Most parts of a Gram matrix, each with memory of its own, that are added up at the end."""
 
 LARGEST_GRAM = 256
 """Most vectors in a compiled Gram matrix; a block of more would leave the L2 cache."""
@@ -106,40 +109,35 @@ def centred_gram(rows: Tensor, extra: Tensor | None = None) -> tuple[Tensor, Ten
     centre = _output(rows, lanes.width)
     points = centre.new_empty(0, d) if extra is None else extra.to(centre.dtype)
     middle = reference.median(n)
-    due = n <= LARGEST_NETWORK and _is_due((n, middle, lanes), n * d)
-    select = _order_mean(n, middle, lanes) if due else None
-    if select is None:
+    if n <= LARGEST_NETWORK and _is_due((n, middle, lanes), n * d):
+        kernel = _centred_gram(n, middle, lanes)
+        cached = [max(1, CACHED_NUMBERS // n // GRAM_BLOCK) * GRAM_BLOCK]
+    else:
         centre[:d] = _order_mean_by_sorting(rows, middle, dtype=centre.dtype)
+        kernel, cached = _gram(lanes), []
     side = programs.tiles(vectors)
     tiled = _zeros(side, side, programs.TILE, programs.TILE)
-    add = _gram(lanes)
-    cached = max(1, CACHED_NUMBERS // n // GRAM_BLOCK) * GRAM_BLOCK
-
-    def task(lo: int, hi: int) -> Tensor:
-        block = _block(rows, lo, hi, lanes.width)
-        beside = _block(points, lo, hi, lanes.width)
+    for first, block in _blocks(rows, lanes.width):
+        beside = _block(points, first, min(first + block.shape[1], d), lanes.width)
+        parts = _tasks(block, lanes.width, most=GRAM_TASKS)
+        grams = _zeros(len(parts), *tiled.shape)
         # A vector more than a power of two, which would put all rows in few sets of the cache.
-        buffer = centre.new_zeros(side * programs.TILE, GRAM_BLOCK + lanes.width)
-        gram = _zeros(*tiled.shape)
-        for start, stop in ranges(block.shape[1], cached):
-            if select is not None:
-                select(
-                    _address(block, start),
-                    block.stride(0),
-                    stop - start,
-                    _address(centre, lo + start),
-                )
-            add(
-                *(_address(block, start), block.stride(0), n),
-                *(_address(beside, start), beside.stride(0), points.shape[0]),
-                *(stop - start, _address(centre, lo + start)),
-                *(buffer.data_ptr(), buffer.stride(0), GRAM_BLOCK),
-                *(side, gram.data_ptr()),
+        pitch = GRAM_BLOCK + lanes.width
+        buffers = centre.new_zeros(len(parts), side * programs.TILE, pitch)
+        tasks = [
+            (
+                *(_address(block, lo), block.stride(0), n),
+                *(_address(beside, lo), beside.stride(0), points.shape[0]),
+                *(hi - lo, _address(centre, first + lo)),
+                *(buffers[place].data_ptr(), pitch, GRAM_BLOCK),
+                *(side, grams[place].data_ptr()),
+                *cached,
             )
-        return gram
-
-    for part in _run(task, rows, lanes.width):
-        tiled += part
+            for place, (lo, hi) in enumerate(parts)
+        ]
+        team.run(kernel, tasks)
+        for part in grams:
+            tiled += part
     square = tiled.transpose(1, 2).reshape(side * programs.TILE, side * programs.TILE)
     # By numpy: torch hands even so small a triangle to all threads, whose start takes longer.
     upper = np.triu(square[:vectors, :vectors].numpy())
@@ -253,6 +251,12 @@ def _order_mean(n: int, wanted: OrderMean, lanes: Lanes) -> llvm.Kernel:
     return llvm.compile_function(program, optimised=n <= LARGEST_OPTIMISED)
 
 
+@lru_cache(maxsize=256)
+def _centred_gram(n: int, wanted: OrderMean, lanes: Lanes) -> llvm.Kernel:
+    program = programs.centred_gram(n, wanted, lanes)
+    return llvm.compile_function(program, optimised=n <= LARGEST_OPTIMISED)
+
+
 @cache
 def _gram(lanes: Lanes) -> llvm.Kernel:
     return llvm.compile_function(programs.gram(lanes))
@@ -282,15 +286,6 @@ def _zeros(*shape: int) -> Tensor:
     return torch.zeros(shape, dtype=torch.float64, device="cpu")
 
 
-def _run(task: Callable[[int, int], Result], rows: Tensor, unit: int) -> Iterator[Result]:
-    """`task` on ranges of columns that are multiples of `unit`, and last on what is left over."""
-    n, d = rows.shape
-    whole = d - d % unit
-    yield from map_ranges(task, ranges(whole, max(1, TASK_NUMBERS // n // unit) * unit))
-    if whole < d:
-        yield task(whole, d)
-
-
 def _blocks(rows: Tensor, unit: int) -> Iterator[tuple[int, Tensor]]:
     """First column, and columns that are contiguous and a multiple of `unit`: padded at the end.
 
@@ -303,9 +298,13 @@ def _blocks(rows: Tensor, unit: int) -> Iterator[tuple[int, Tensor]]:
         yield lo, _block(rows, lo, hi, unit)
 
 
-def _tasks(block: Tensor, unit: int) -> list[tuple[int, int]]:
+def _tasks(block: Tensor, unit: int, *, most: int | None = None) -> list[tuple[int, int]]:
+    """Ranges of columns, multiples of `unit`; how many depends on the shape alone."""
     n, width = block.shape
-    return ranges(width, max(1, TASK_NUMBERS // n // unit) * unit)
+    columns = TASK_NUMBERS // n // unit
+    if most is not None:
+        columns = max(columns, -(-width // unit // most))
+    return ranges(width, max(1, columns) * unit)
 
 
 def _block(tensor: Tensor, lo: int, hi: int, unit: int) -> Tensor:

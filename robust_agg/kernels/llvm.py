@@ -53,6 +53,7 @@ class Function:
         self._block = "entry"
         self._names = 0
         self._declarations: set[str] = set()
+        self.callees: dict[str, Function] = {}
 
     def let(self, expression: str) -> str:
         """Names the value of an instruction."""
@@ -105,9 +106,21 @@ class Function:
         self._lines.append(f"{label}:")
         self._block = label
 
+    def invoke(self, callee: Function, *values: str) -> None:
+        """Calls another function of the module, which is compiled along with this one."""
+        self.callees[callee.name] = callee
+        kinds = callee.parameters.values()
+        given = ", ".join(f"{kind} {value}" for kind, value in zip(kinds, values, strict=True))
+        self.do(f"call void @{callee.name}({given})")
+
     def __str__(self) -> str:
+        functions = [*self.callees.values(), self]
+        declarations = sorted({line for each in functions for line in each._declarations})
+        return "\n".join([*declarations, *(each._definition() for each in functions)])
+
+    def _definition(self) -> str:
         head = ", ".join(f"{kind} %{name}" for name, kind in self.parameters.items())
-        lines = [*self._declarations, f"define void @{self.name}({head}) {{", *self._lines]
+        lines = [f"define void @{self.name}({head}) {{", *self._lines]
         return "\n".join([*lines, "  ret void", "}"])
 
 

@@ -92,6 +92,22 @@ def gram(lanes: Lanes) -> Function:
     return f
 
 
+def centred_gram(n: int, wanted: OrderMean, lanes: Lanes) -> Function:
+    """`order_mean` into `centre`, and `gram` around it, on `cached` columns after another."""
+    select, add = order_mean(n, wanted, lanes), gram(lanes)
+    f = Function("centred_gram", {**add.parameters, "cached": "i64"})
+    with f.loop("0", "%width", "%cached") as c:
+        end = minimum(f, f.let(f"add i64 {c.index}, %cached"), "%width")
+        columns = f.let(f"sub i64 {end}, {c.index}")
+        rows = element(f, lanes.storage, "%rows", c.index)
+        extra = element(f, lanes.number, "%extra", c.index)
+        centre = element(f, lanes.number, "%centre", c.index)
+        f.invoke(select, rows, "%stride", columns, centre)
+        here = {"rows": rows, "extra": extra, "centre": centre, "width": columns}
+        f.invoke(add, *(here.get(name, f"%{name}") for name in add.parameters))
+    return f
+
+
 def tiles(vectors: int) -> int:
     """The side of a Gram matrix of so many vectors, in tiles."""
     return -(-vectors // TILE)

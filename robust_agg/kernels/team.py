@@ -22,12 +22,25 @@ from robust_agg.kernels.threads import map_ranges
 def run(kernel: Kernel, tasks: Sequence[tuple[int, ...]]) -> None:
     """``kernel(*task)`` for each task, in parallel."""
     threads = min(torch.get_num_threads(), len(tasks))
-    fork_join = _fork_join()
+    fork_join = None if _is_forked else _fork_join()
     if threads > 1 and fork_join is not None:
         queue = array("q", [0, len(tasks), *(number for task in tasks for number in task)])
         fork_join(kernel.worker, queue.buffer_info()[0], threads, 0)
     else:
         map_ranges(kernel, tasks)
+
+
+_is_forked = False
+
+
+def _forked() -> None:
+    # A forked child has libgomp but not its threads, and would wait for them forever.
+    global _is_forked  # noqa: PLW0603 - the state of a process
+    _is_forked = True
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forked)
 
 
 @cache

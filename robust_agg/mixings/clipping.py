@@ -23,7 +23,7 @@ class Clipping(Mixing):
 
     def loses_digits(self, geometry: Geometry) -> bool:
         # Of shorter points only what is left of others beside them matters, which is C long.
-        relevant = geometry.squared_norms.clamp(min=float(self.limit(geometry)) ** 2)
+        relevant = geometry.squared_norms.sqrt().clamp(min=float(self.limit(geometry))).square()
         doubtful = geometry.rounding > 2 * _ACCURACY * relevant
         return bool((doubtful & geometry.accepted).any())
 

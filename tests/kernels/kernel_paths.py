@@ -19,7 +19,14 @@ PATHS = ("reference", "numpy", "compiled", "baseline")
 
 DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
-KERNEL_CACHES = (cpu._host_lanes, cpu._order_mean, cpu._gram, cpu._row_distances, cpu._combine)
+KERNEL_CACHES = (
+    cpu._host_lanes,
+    cpu._order_mean,
+    cpu._centred_gram,
+    cpu._gram,
+    cpu._row_distances,
+    cpu._combine,
+)
 
 
 @contextmanager

@@ -19,15 +19,18 @@ Class = type[Any]
 
 # What the parameters without a default may be.
 NEEDED: dict[Class, dict[str, Any]] = {
+    ra.AdaptiveClip: {"f": 1},
     ra.Bucketing: {"s": 2},
     ra.BlockL2: {"sizes": (1, 2)},
     ra.Chain: {"mixings": [ra.Bucketing(s=2)], "rule": ra.Mean()},
     ra.Clip: {"threshold": 1.0},
     ra.Huber: {"delta": 1.0},
     ra.Krum: {"f": 1},
+    ra.MeanAroundMedian: {"f": 1},
     ra.Momentum: {"tau": 0.5},
     ra.MultiKrum: {"f": 1},
     ra.NearestNeighborMixing: {"f": 1},
+    ra.Phocas: {"f": 1},
     ra.TrimmedMean: {"f": 1},
 }
 # Data that the library makes for its users: nobody else gives these their values.
@@ -83,6 +86,9 @@ MAY_BE = {
             (ra.MultiKrum, "m"),
             (ra.NearestNeighborMixing, "f"),
             (ra.TrimmedMean, "f"),
+            (ra.MeanAroundMedian, "f"),
+            (ra.Phocas, "f"),
+            (ra.AdaptiveClip, "f"),
         ]
     ),
     *((c, "sender", value) for c in DATA for value in ("-1", "a huge number")),
