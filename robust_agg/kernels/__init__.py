@@ -1,9 +1,9 @@
 """The passes over memory that every rule is made of, dispatched to the fastest path.
 
-`sorted_mean` and `mean_around` are what coordinate-wise rules need; `centred_gram`,
-`row_distances` and `combine` are what weight-space rules need, `gram` where the first has lost its
-digits, and `mix` what mixings before a coordinate-wise rule need. None of them changes its input,
-and none is differentiable.
+`sorted_mean` and `mean_around` are what coordinate-wise rules need, `pulled_median` what the online
+median of ‖·‖₁ needs; `centred_gram`, `row_distances` and `combine` are what weight-space rules
+need, `gram` where the first has lost its digits, and `mix` what mixings before a coordinate-wise
+rule need. None of them changes its input, and none is differentiable.
 """
 
 from __future__ import annotations
@@ -14,7 +14,16 @@ from torch import Tensor
 from robust_agg.kernels import cpu, reference
 from robust_agg.kernels.reference import OrderMean
 
-__all__ = ["centred_gram", "combine", "gram", "mean_around", "mix", "row_distances", "sorted_mean"]
+__all__ = [
+    "centred_gram",
+    "combine",
+    "gram",
+    "mean_around",
+    "mix",
+    "pulled_median",
+    "row_distances",
+    "sorted_mean",
+]
 
 
 def sorted_mean(rows: Tensor, start: int, stop: int) -> Tensor:
@@ -56,6 +65,25 @@ def mean_around(rows: Tensor, start: int, stop: int, far: int) -> Tensor:
         )
     path = cpu.order_mean if _is_plain(rows) else reference.order_mean
     return path(_values(rows), OrderMean(start, stop, far))
+
+
+def pulled_median(rows: Tensor, point: Tensor, tau: float) -> Tensor:
+    """Per coordinate, the median of the n values and of ``p_j + τ(n-2k)/n``, k = 0 … n.
+
+    The point that ``(1/n) sum_i |y - x_i| + (y - p)^2/(2τ)`` is least at. `rows` is (n, d), `point`
+    (d,), whose dtype the result (d,) has. NaN is ordered as +Inf.
+
+    Raises:
+        ValueError: unless rows are a float matrix with n, d >= 1, point is (d,), both are on one
+            device, and tau is positive.
+    """
+    _check_rows("pulled_median", rows)
+    _check_vector("pulled_median", "point", point, rows.shape[1])
+    _check_device("pulled_median", "point", point, rows)
+    if not tau > 0:
+        raise ValueError(f"pulled_median: tau must be positive, found {tau}")
+    path = cpu.pulled_median if _is_plain(rows) else reference.pulled_median
+    return path(_values(rows), _values(point), tau)
 
 
 def centred_gram(rows: Tensor, extra: Tensor | None = None) -> tuple[Tensor, Tensor]:

@@ -99,6 +99,30 @@ def _order_mean_by_sorting(
     return torch.cat(map_ranges(task, ranges(d, max(1, SORT_NUMBERS // n))))
 
 
+def pulled_median(rows: Tensor, point: Tensor, tau: float) -> Tensor:
+    """`robust_agg.kernels.pulled_median` of rows on the CPU."""
+    n, d = rows.shape
+    lanes = _lanes(rows.dtype)
+    alike = point.dtype == reference.compute_dtype(rows.dtype) and type(point) is Tensor
+    able = lanes is not None and alike and n <= LARGEST_OPTIMISED
+    if lanes is None or not able or not _is_due((n, None, lanes), n * d):
+        return reference.pulled_median(rows, point, tau, order=order_mean)
+    kernel = _pulled_median(n, lanes)
+    offsets = reference.grid(n, tau, point)
+    out = _output(rows, lanes.width)
+    for first, block in _blocks(rows, lanes.width):
+        beside = _block(point, first, min(first + block.shape[1], d), lanes.width)
+        tasks = [
+            (
+                *(_address(block, lo), block.stride(0), hi - lo),
+                *(_address(beside, lo), offsets.data_ptr(), _address(out, first + lo)),
+            )
+            for lo, hi in _tasks(block, lanes.width)
+        ]
+        team.run(kernel, tasks)
+    return out[:d].clone() if len(out) > d else out
+
+
 def centred_gram(rows: Tensor, extra: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """`robust_agg.kernels.centred_gram` of rows on the CPU."""
     n, d = rows.shape
@@ -237,10 +261,10 @@ def _host_lanes(dtype: torch.dtype) -> Lanes | None:
     return Lanes(storage=STORAGE[dtype], width=host.vector_bytes // size)
 
 
-_sorted: Counter[tuple[int, OrderMean, Lanes]] = Counter()
+_sorted: Counter[tuple[int, OrderMean | None, Lanes]] = Counter()
 
 
-def _is_due(key: tuple[int, OrderMean, Lanes], numbers: int) -> bool:
+def _is_due(key: tuple[int, OrderMean | None, Lanes], numbers: int) -> bool:
     _sorted[key] += numbers
     return _sorted[key] >= COMPILE_AFTER * key[0] ** 2
 
@@ -255,6 +279,11 @@ def _order_mean(n: int, wanted: OrderMean, lanes: Lanes) -> llvm.Kernel:
 def _centred_gram(n: int, wanted: OrderMean, lanes: Lanes) -> llvm.Kernel:
     program = programs.centred_gram(n, wanted, lanes)
     return llvm.compile_function(program, optimised=n <= LARGEST_OPTIMISED)
+
+
+@lru_cache(maxsize=256)
+def _pulled_median(n: int, lanes: Lanes) -> llvm.Kernel:
+    return llvm.compile_function(programs.pulled_median(n, lanes))
 
 
 @cache

@@ -15,6 +15,7 @@ from robust_agg.kernels.vectors import (
     element,
     load,
     mean_around,
+    median_of_both,
     minimum,
     multiply_add,
     row_pointers,
@@ -43,6 +44,33 @@ def order_mean(n: int, wanted: OrderMean, lanes: Lanes) -> Function:
         else:
             mean = mean_around(f, lanes, values, start, stop, far)
         store(f, lanes, "%out", columns.index, mean)
+    return f
+
+
+def pulled_median(n: int, lanes: Lanes) -> Function:
+    """``out[j]`` = the median of column j and of ``point[j] + offsets[k]``, k = 0 … n."""
+    f = Function(
+        "pulled_median",
+        {
+            "rows": "ptr",
+            "stride": "i64",
+            "width": "i64",
+            "point": "ptr",
+            "offsets": "ptr",
+            "out": "ptr",
+        },
+    )
+    pointers = row_pointers(f, lanes, "%rows", "%stride", n)
+    plain = Lanes(storage=lanes.number, width=lanes.width)
+    with f.loop("0", "%width", lanes.width) as columns:
+        values = [load(f, lanes, pointer, columns.index) for pointer in pointers]
+        point = load(f, plain, "%point", columns.index)
+        pulled = []
+        for k in range(n + 1):
+            address = element(f, lanes.number, "%offsets", str(k))
+            offset = broadcast(f, lanes, f.let(f"load {lanes.number}, ptr {address}"))
+            pulled.append(f.let(f"fadd {lanes.vector} {point}, {offset}"))
+        store(f, lanes, "%out", columns.index, median_of_both(f, lanes, values, pulled))
     return f
 
 

@@ -106,6 +106,29 @@ def _sum_ascending(kept: Tensor) -> Tensor:
     return total
 
 
+def grid(n: int, tau: float, like: Tensor) -> Tensor:
+    """``τ(n-2k)/n`` for k = n … 0: (n + 1,), ascending, of the dtype and device of `like`."""
+    steps = tau * (2 * torch.arange(n + 1, dtype=torch.float64) - n) / n
+    return steps.to(like.device, like.dtype)
+
+
+def pulled_median(
+    rows: Tensor,
+    point: Tensor,
+    tau: float,
+    *,
+    order: Callable[[Tensor, OrderMean], Tensor] = order_mean,
+) -> Tensor:
+    """Per coordinate, the median of rows (n, d) and of `point` (d,) + `grid`; see `kernels`."""
+    n = rows.shape[0]
+    offsets = grid(n, tau, point)[:, None]
+    out = torch.empty_like(point)
+    for part in chunks(rows, per_column=2 * n + 1):
+        values = torch.cat([rows[:, part].to(point.dtype), point[part] + offsets])
+        out[part] = order(values, OrderMean(n, n + 1))
+    return out
+
+
 def centred_gram(
     rows: Tensor,
     extra: Tensor | None = None,

@@ -135,6 +135,21 @@ def mean_around(
     return f.let(f"fadd {lanes.vector} {mean}, {lanes.splat('0.0')}")
 
 
+def median_of_both(
+    f: Function, lanes: Lanes, values: Sequence[str], ascending: Sequence[str]
+) -> str:
+    """The median of n values and of n + 1 that ascend already.
+
+    Of two sorted sequences together, the (n+1)-th smallest is the least of the larger ends of all
+    pairs of beginnings that have n + 1 values in all.
+    """
+    ordered = _sort(f, lanes, values, 0, len(values))
+    least = ascending[-1]
+    for taken, value in enumerate(ordered, start=1):
+        least = _smaller(f, lanes, least, _larger(f, lanes, value, ascending[-1 - taken]))
+    return f.let(f"fadd {lanes.vector} {least}, {lanes.splat('0.0')}")
+
+
 def _sort(f: Function, lanes: Lanes, values: Sequence[str], start: int, stop: int) -> list[str]:
     """The values, those that end in the places start .. stop - 1 in ascending order."""
     # The smaller of a NaN and +Inf is +Inf: `fcmp olt` is false and the second one is taken.

@@ -58,14 +58,7 @@ class L1(Averaging):
         self, rows: Tensor, m: Tensor, tau: float
     ) -> tuple[Tensor, Tensor | None, SolverReport | None]:
         """The median of g_1, …, g_n and the n + 1 numbers ``m + τ(n-2k)/n``, k = 0…n."""
-        n = rows.shape[0]
-        grid = tau * (n - 2 * torch.arange(n + 1, dtype=torch.float64)) / n
-        grid = grid.to(m.device, m.dtype)[:, None]
-        out = torch.empty_like(m)
-        for part in _columns(rows):
-            values = torch.cat([rows[:, part].to(m.dtype), m[part] + grid])
-            out[part] = kernels.sorted_mean(values, n, n + 1)
-        return out, None, None
+        return kernels.pulled_median(rows, m, tau), None, None
 
 
 def median_of_positive(gaps: Tensor) -> Tensor:

@@ -23,6 +23,7 @@ KERNEL_CACHES = (
     cpu._host_lanes,
     cpu._order_mean,
     cpu._centred_gram,
+    cpu._pulled_median,
     cpu._gram,
     cpu._row_distances,
     cpu._combine,
