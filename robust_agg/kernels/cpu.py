@@ -7,7 +7,6 @@ already. The others differ in the order of their sums: their path depends on sha
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
 from functools import cache, lru_cache
 from typing import TypeVar
 
@@ -15,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from robust_agg.kernels import llvm, programs, reference, team
+from robust_agg.kernels import blocks, llvm, programs, reference, team
 from robust_agg.kernels.reference import OrderMean
 from robust_agg.kernels.threads import map_ranges, ranges
 from robust_agg.kernels.vectors import STORAGE_BYTES, Lanes
@@ -46,12 +45,6 @@ COMPILE_AFTER = 1 << 12
 SMALLEST_COMPILED = 1 << 16
 """Numbers from which on the other kernels are compiled."""
 
-TASK_NUMBERS = 1 << 20
-"""Numbers a thread takes at a time; fixed, so that sums do not depend on the number of threads."""
-
-COPIED_NUMBERS = 1 << 22
-"""Numbers copied at a time where columns are not contiguous."""
-
 SORT_NUMBERS = 1 << 15
 """Numbers numpy sorts at a time: 128 KiB of float32."""
 
@@ -71,10 +64,10 @@ def order_mean(rows: Tensor, wanted: OrderMean) -> Tensor:
         return _order_mean_by_sorting(rows, wanted)
     kernel = _order_mean(n, wanted, lanes)
     out = _output(rows, lanes.width)
-    for first, block in _blocks(rows, lanes.width):
+    for first, block in blocks.contiguous(rows, lanes.width):
         tasks = [
-            (_address(block, lo), block.stride(0), hi - lo, _address(out, first + lo))
-            for lo, hi in _tasks(block, lanes.width)
+            (blocks.address(block, lo), block.stride(0), hi - lo, blocks.address(out, first + lo))
+            for lo, hi in blocks.tasks(block, lanes.width)
         ]
         team.run(kernel, tasks)
     return out[:d].to(rows.dtype)
@@ -110,14 +103,14 @@ def pulled_median(rows: Tensor, point: Tensor, tau: float) -> Tensor:
     kernel = _pulled_median(n, lanes)
     offsets = reference.grid(n, tau, point)
     out = _output(rows, lanes.width)
-    for first, block in _blocks(rows, lanes.width):
-        beside = _block(point, first, min(first + block.shape[1], d), lanes.width)
+    for first, block in blocks.contiguous(rows, lanes.width):
+        beside = blocks.padded(point, first, min(first + block.shape[1], d), lanes.width)
         tasks = [
             (
-                *(_address(block, lo), block.stride(0), hi - lo),
-                *(_address(beside, lo), offsets.data_ptr(), _address(out, first + lo)),
+                *(blocks.address(block, lo), block.stride(0), hi - lo),
+                *(blocks.address(beside, lo), offsets.data_ptr(), blocks.address(out, first + lo)),
             )
-            for lo, hi in _tasks(block, lanes.width)
+            for lo, hi in blocks.tasks(block, lanes.width)
         ]
         team.run(kernel, tasks)
     return out[:d].clone() if len(out) > d else out
@@ -141,18 +134,18 @@ def centred_gram(rows: Tensor, extra: Tensor | None = None) -> tuple[Tensor, Ten
         kernel, cached = _gram(lanes), []
     side = programs.tiles(vectors)
     tiled = _zeros(side, side, programs.TILE, programs.TILE)
-    for first, block in _blocks(rows, lanes.width):
-        beside = _block(points, first, min(first + block.shape[1], d), lanes.width)
-        parts = _tasks(block, lanes.width, most=GRAM_TASKS)
+    for first, block in blocks.contiguous(rows, lanes.width):
+        beside = blocks.padded(points, first, min(first + block.shape[1], d), lanes.width)
+        parts = blocks.tasks(block, lanes.width, most=GRAM_TASKS)
         grams = _zeros(len(parts), *tiled.shape)
         # A vector more than a power of two, which would put all rows in few sets of the cache.
         pitch = GRAM_BLOCK + lanes.width
         buffers = centre.new_zeros(len(parts), side * programs.TILE, pitch)
         tasks = [
             (
-                *(_address(block, lo), block.stride(0), n),
-                *(_address(beside, lo), beside.stride(0), points.shape[0]),
-                *(hi - lo, _address(centre, first + lo)),
+                *(blocks.address(block, lo), block.stride(0), n),
+                *(blocks.address(beside, lo), beside.stride(0), points.shape[0]),
+                *(hi - lo, blocks.address(centre, first + lo)),
                 *(buffers[place].data_ptr(), pitch, GRAM_BLOCK),
                 *(side, grams[place].data_ptr()),
                 *cached,
@@ -176,14 +169,14 @@ def row_distances(rows: Tensor, point: Tensor) -> Tensor:
         return reference.row_distances(rows, point)
     kernel = _row_distances(lanes, beside.storage)
     squares = _zeros(n)
-    for first, block in _blocks(rows, lanes.width):
-        centre = _block(point, first, min(first + block.shape[1], d), lanes.width)
-        parts = _tasks(block, lanes.width)
+    for first, block in blocks.contiguous(rows, lanes.width):
+        centre = blocks.padded(point, first, min(first + block.shape[1], d), lanes.width)
+        parts = blocks.tasks(block, lanes.width)
         sums = _zeros(len(parts), n)
         tasks = [
             (
-                *(_address(block, lo), block.stride(0), n, hi - lo),
-                *(_address(centre, lo), sums[place].data_ptr()),
+                *(blocks.address(block, lo), block.stride(0), n, hi - lo),
+                *(blocks.address(centre, lo), sums[place].data_ptr()),
             )
             for place, (lo, hi) in enumerate(parts)
         ]
@@ -233,15 +226,15 @@ def _combinations(rows: Tensor, coefficients: Tensor, lanes: Lanes, *, tile: int
     tiled[:m] = rounded[:, chosen]
     tiled = tiled.view(tiles, tile, -1).transpose(1, 2).contiguous()
 
-    for first, block in _blocks(rows, unit):
+    for first, block in blocks.contiguous(rows, unit):
         offsets = chosen * block.stride(0)
         tasks = [
             (
-                *(_address(block, lo), offsets.data_ptr()),
+                *(blocks.address(block, lo), offsets.data_ptr()),
                 *(tiled.data_ptr(), len(chosen), hi - lo),
-                *(_address(out, first + lo), out.stride(0), tiles),
+                *(blocks.address(out, first + lo), out.stride(0), tiles),
             )
-            for lo, hi in _tasks(block, unit)
+            for lo, hi in blocks.tasks(block, unit)
         ]
         team.run(kernel, tasks)
     return out[:m, :d]
@@ -313,39 +306,3 @@ def _output(rows: Tensor, unit: int, *count: int) -> Tensor:
 def _zeros(*shape: int) -> Tensor:
     # Their address is given to machine code: the device must be the CPU whatever torch's default.
     return torch.zeros(shape, dtype=torch.float64, device="cpu")
-
-
-def _blocks(rows: Tensor, unit: int) -> Iterator[tuple[int, Tensor]]:
-    """First column, and columns that are contiguous and a multiple of `unit`: padded at the end.
-
-    All at once where the rows are so in memory, else copies that fit a cache.
-    """
-    n, d = rows.shape
-    whole = d - d % unit
-    width = whole if rows.stride(-1) == 1 else max(1, COPIED_NUMBERS // n // unit) * unit
-    for lo, hi in [*(ranges(whole, width) if whole else []), *([(whole, d)] if whole < d else [])]:
-        yield lo, _block(rows, lo, hi, unit)
-
-
-def _tasks(block: Tensor, unit: int, *, most: int | None = None) -> list[tuple[int, int]]:
-    """Ranges of columns, multiples of `unit`; how many depends on the shape alone."""
-    n, width = block.shape
-    columns = TASK_NUMBERS // n // unit
-    if most is not None:
-        columns = max(columns, -(-width // unit // most))
-    return ranges(width, max(1, columns) * unit)
-
-
-def _block(tensor: Tensor, lo: int, hi: int, unit: int) -> Tensor:
-    """Columns lo .. hi - 1, contiguous, then zeros up to a multiple of `unit`; a view if able."""
-    block = tensor[..., lo:hi]
-    width = -(-(hi - lo) // unit) * unit
-    if width == hi - lo and block.stride(-1) == 1:
-        return block
-    padded = block.new_zeros(*block.shape[:-1], width)
-    padded[..., : hi - lo] = block
-    return padded
-
-
-def _address(tensor: Tensor, column: int) -> int:
-    return tensor.data_ptr() + column * tensor.element_size()

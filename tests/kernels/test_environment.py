@@ -13,7 +13,7 @@ from kernel_paths import PATHS, draw, on_path
 from torch import Tensor
 
 from robust_agg import kernels
-from robust_agg.kernels import cpu, llvm
+from robust_agg.kernels import blocks, llvm
 
 Results = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
 
@@ -41,7 +41,7 @@ def path(request: pytest.FixtureRequest) -> str:
 def test_results_do_not_depend_on_the_number_of_threads(
     path: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cpu, "TASK_NUMBERS", 1 << 13)
+    monkeypatch.setattr(blocks, "TASK_NUMBERS", 1 << 13)
     rows, point = draw(11, 5003, torch.float32), draw(1, 5003, torch.float32, seed=1)[0]
     before = torch.get_num_threads()
     found = []
@@ -57,7 +57,7 @@ def test_results_do_not_depend_on_the_number_of_threads(
 
 
 def test_calls_from_several_threads(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cpu, "TASK_NUMBERS", 1 << 13)
+    monkeypatch.setattr(blocks, "TASK_NUMBERS", 1 << 13)
     cases = [
         (draw(9, 3001, torch.float32, seed=k), draw(1, 3001, torch.float32)[0]) for k in range(8)
     ]
@@ -71,7 +71,7 @@ def test_calls_from_several_threads(path: str, monkeypatch: pytest.MonkeyPatch) 
 def test_inference_mode_and_rows_with_a_gradient(
     path: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cpu, "TASK_NUMBERS", 1 << 13)
+    monkeypatch.setattr(blocks, "TASK_NUMBERS", 1 << 13)
     rows, point = draw(9, 3001, torch.float32), draw(1, 3001, torch.float32, seed=1)[0]
     with on_path(path):
         expected = everything(rows, point)
@@ -142,9 +142,9 @@ def test_a_forked_process_gets_threads_of_its_own() -> None:
     script = (
         "import os, torch\n"
         "from robust_agg import kernels\n"
-        "from robust_agg.kernels import cpu\n"
+        "from robust_agg.kernels import blocks, cpu\n"
         "torch.set_num_threads(2)\n"
-        "cpu.TASK_NUMBERS, cpu.COMPILE_AFTER = 1 << 10, 0\n"
+        "blocks.TASK_NUMBERS, cpu.COMPILE_AFTER = 1 << 10, 0\n"
         "rows = torch.arange(700.).view(7, 100).sin()\n"
         "rows = rows.repeat(1, 20)\n"
         "expected = kernels.sorted_mean(rows, 3, 4)\n"

@@ -1,0 +1,51 @@
+"""Columns of rows as compiled functions take them: contiguous, in multiples, a range to a task."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from torch import Tensor
+
+from robust_agg.kernels.threads import ranges
+
+TASK_NUMBERS = 1 << 20
+"""Numbers a thread takes at a time; fixed, so that sums do not depend on the number of threads."""
+
+COPIED_NUMBERS = 1 << 22
+"""Numbers copied at a time where columns are not contiguous."""
+
+
+def contiguous(rows: Tensor, unit: int) -> Iterator[tuple[int, Tensor]]:
+    """First column, and columns that are contiguous and a multiple of `unit`: padded at the end.
+
+    All at once where the rows are so in memory, else copies that fit a cache.
+    """
+    n, d = rows.shape
+    whole = d - d % unit
+    width = whole if rows.stride(-1) == 1 else max(1, COPIED_NUMBERS // n // unit) * unit
+    for lo, hi in [*(ranges(whole, width) if whole else []), *([(whole, d)] if whole < d else [])]:
+        yield lo, padded(rows, lo, hi, unit)
+
+
+def tasks(block: Tensor, unit: int, *, most: int | None = None) -> list[tuple[int, int]]:
+    """Ranges of columns, multiples of `unit`; how many depends on the shape alone."""
+    n, width = block.shape
+    columns = TASK_NUMBERS // n // unit
+    if most is not None:
+        columns = max(columns, -(-width // unit // most))
+    return ranges(width, max(1, columns) * unit)
+
+
+def padded(tensor: Tensor, lo: int, hi: int, unit: int) -> Tensor:
+    """Columns lo .. hi - 1, contiguous, then zeros up to a multiple of `unit`; a view if able."""
+    block = tensor[..., lo:hi]
+    width = -(-(hi - lo) // unit) * unit
+    if width == hi - lo and block.stride(-1) == 1:
+        return block
+    copied = block.new_zeros(*block.shape[:-1], width)
+    copied[..., : hi - lo] = block
+    return copied
+
+
+def address(tensor: Tensor, column: int) -> int:
+    return tensor.data_ptr() + column * tensor.element_size()
