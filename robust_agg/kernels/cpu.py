@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections import Counter
 from functools import cache, lru_cache
-from typing import TypeVar
 
 import numpy as np
 import torch
@@ -18,8 +17,6 @@ from robust_agg.kernels import blocks, llvm, programs, reference, team
 from robust_agg.kernels.reference import OrderMean
 from robust_agg.kernels.threads import map_ranges, ranges
 from robust_agg.kernels.vectors import STORAGE_BYTES, Lanes
-
-Result = TypeVar("Result")
 
 LARGEST_NETWORK = 512
 """Most values a straight-line network selects from; beyond, its code leaves the caches."""
