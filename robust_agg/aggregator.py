@@ -131,14 +131,16 @@ def explained(
     solver: SolverReport | None = None,
 ) -> Explanation:
     """An explanation, its distances measured only where they are asked for."""
-    gaps = kernels.row_distances(rows, output) if distances else torch.empty(0, dtype=torch.float64)
-    if rejected is None:
-        rejected = ~(gaps <= too_far(torch.promote_types(rows.dtype, torch.float32)))
+    gaps = torch.empty(0, dtype=torch.float64, device="cpu")
+    if distances:
+        gaps = kernels.row_distances(rows, output)
+        if rejected is None:
+            rejected = ~(gaps <= too_far(torch.promote_types(rows.dtype, torch.float32)))
     return Explanation(
         output=output,
         distances=gaps,
         weights=weights,
-        rejected=tuple(rejected.nonzero().flatten().tolist()),
+        rejected=() if rejected is None else tuple(rejected.nonzero().flatten().tolist()),
         solver=solver,
     )
 
@@ -207,7 +209,7 @@ class Coordinatewise(Aggregator):
             output = kernels.sorted_mean(rows, *self.kept(n))
         else:
             output = kernels.mean_around(rows, *self.kept(n), far)
-        if not bool(output.isfinite().all()):
+        if not kernels.is_finite(output):
             raise TooManyRejectedError(
                 f"{self.name}: at most {self.max_rejected(n)} of the n={n} values of a coordinate "
                 "may be non-finite, found more"

@@ -144,11 +144,12 @@ def _block_by_block(rule: Coordinatewise, rows: Tensor, geometry: Geometry) -> E
     width = max(1, _BLOCK_NUMBERS // len(geometry))
     blocks = (rows[:, start : start + width] for start in range(0, d, width))
     parts = [rule._explain(_mixed_rows(b, geometry), None, distances=False).output for b in blocks]
-    return Explanation(torch.cat(parts), torch.empty(0, dtype=torch.float64))
+    return Explanation(torch.cat(parts), torch.empty(0, dtype=torch.float64, device="cpu"))
 
 
 def _mixed_rows(rows: Tensor, geometry: Geometry) -> Tensor:
     """``(m, d)`` mixed rows in at least float32; a rejected one is a row of NaN."""
     mixed = kernels.mix(rows, geometry.coefficients)
-    mixed[~geometry.accepted.to(rows.device)] = torch.nan
+    if geometry.rejected_count:
+        mixed[~geometry.accepted.to(rows.device)] = torch.nan
     return mixed

@@ -6,6 +6,7 @@ import operator
 from numbers import Integral, Real
 from typing import SupportsIndex
 
+import torch
 from torch import Tensor
 
 
@@ -25,6 +26,8 @@ def check_rows(who: str, rows: Tensor) -> None:
         raise ValueError(
             f"{who}: rows must have shape (n, d) with n, d >= 1, found {tuple(rows.shape)}"
         )
+    if rows.layout != torch.strided:
+        raise ValueError(f"{who}: rows must be a dense tensor, found {rows.layout}")
     if not rows.is_floating_point() or rows.dtype.itemsize < 2:
         raise ValueError(
             f"{who}: rows must have a floating dtype of 16 bits or more, found {rows.dtype}"

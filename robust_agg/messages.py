@@ -156,7 +156,7 @@ def decode(message: memoryview, schema: Schema) -> Update:
     problem = schema.mismatch(dim=header.dim, dtype=header.dtype)
     if problem is not None:
         raise MessageError(problem, header.sender)
-    row = torch.empty(header.dim, dtype=schema.dtype)
+    row = torch.empty(header.dim, dtype=schema.dtype, device="cpu")
     row.view(torch.uint8).numpy()[:] = memoryview(message)[_HEADER.size :]
     return Update(sender=header.sender, round=header.round, row=row)
 

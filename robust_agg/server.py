@@ -211,7 +211,8 @@ class Server:
             )
         if distances:
             return self.rule.explain(rows, generator=draw), self._state
-        return Explanation(self.rule(rows, generator=draw), torch.empty(0)), self._state
+        estimate = self.rule(rows, generator=draw)
+        return Explanation(estimate, torch.empty(0, device="cpu")), self._state
 
     def _descend(self, estimate: Tensor) -> None:
         offset = 0

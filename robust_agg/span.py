@@ -146,7 +146,8 @@ class Geometry:
 
 def _precision(dtype: torch.dtype) -> float:
     """What the kernels' tests hold them to, for products that are summed in ``dtype``."""
-    return 8 * float(torch.finfo(dtype).eps)
+    # In the longest sum of equal products, roundings all go the same way: 512 of float64.
+    return (512 if dtype == torch.float64 else 32) * float(torch.finfo(dtype).eps)
 
 
 def too_far(dtype: torch.dtype) -> float:
@@ -177,14 +178,12 @@ def measure(rows: Tensor, point: Tensor | None = None) -> tuple[Geometry, Tensor
     centre, gram = kernels.centred_gram(rows, extra)
     spread = gram.diagonal()[1:]
     precision = _precision(centre.dtype)
-    if rows.dtype != torch.float64 and _lost_digits(gram[0, 0], spread):
-        extra = None if extra is None else extra.double()
-        centre64, gram = kernels.centred_gram(rows.double(), extra)
-        centre = centre64.to(centre.dtype)
+    if rows.dtype != torch.float64 and _lost_digits(rows, centre, gram[0, 0], spread[: len(rows)]):
+        gram = _exact_gram(rows, extra)
         spread = gram.diagonal()[1:]
         precision = _precision(torch.float64)
     finite = spread <= too_far(torch.promote_types(rows.dtype, torch.float32)) ** 2
-    keep = torch.cat([torch.ones(1, dtype=torch.bool), finite])
+    keep = torch.cat([finite.new_ones(1), finite])
     gram = torch.where(keep[:, None] & keep[None, :], gram, 0.0)
     geometry = Geometry(
         mixing=None,
@@ -197,7 +196,7 @@ def measure(rows: Tensor, point: Tensor | None = None) -> tuple[Geometry, Tensor
     return geometry, centre
 
 
-def _lost_digits(centre_square: Tensor, spread: Tensor) -> bool:
+def _lost_digits(rows: Tensor, centre: Tensor, centre_square: Tensor, spread: Tensor) -> bool:
     """Whether float32 squares under- or overflowed where float64 ones would not: a rare case.
 
     Judged by the median of the spreads, which one far row cannot move.
@@ -205,7 +204,23 @@ def _lost_digits(centre_square: Tensor, spread: Tensor) -> bool:
     if not bool(centre_square.isfinite()):
         return True
     finite = spread[spread.isfinite()]
-    return len(finite) > 0 and float(finite.median()) < _UNDERFLOW
+    if len(finite) == 0 or float(finite.median()) >= _UNDERFLOW:
+        return False
+    # Rows that are equal, such as gradients of what is not in use, have no digits to lose.
+    distances = kernels.row_distances(rows, centre)
+    return bool((distances[spread < _UNDERFLOW] > 0).any())
 
 
+def _exact_gram(rows: Tensor, extra: Tensor | None) -> Tensor:
+    """The centred Gram matrix in float64, some columns at a time: all would be twice the rows."""
+    width = max(64, _EXACT_NUMBERS // len(rows))
+    grams = []
+    for start in range(0, rows.shape[1], width):
+        part = slice(start, start + width)
+        others = None if extra is None else extra[:, part].double()
+        grams.append(kernels.centred_gram(rows[:, part].double(), others)[1])
+    return torch.stack(grams).sum(dim=0)
+
+
+_EXACT_NUMBERS = 1 << 20
 _UNDERFLOW = float(torch.finfo(torch.float32).tiny / torch.finfo(torch.float32).eps)

@@ -34,16 +34,17 @@ def weiszfeld_over_rows(
     n = len(rows)
     work = torch.promote_types(rows.dtype, torch.float32)
     floor = max(tolerance, 2 * torch.finfo(work).eps)
-    places = torch.linspace(0, n - 1, min(n, _SAMPLED)).long()
+    places = torch.linspace(0, n - 1, min(n, _SAMPLED), device="cpu").long()
     y = kernels.sorted_mean(
         rows[places.to(rows.device)].to(work), len(places) // 2, len(places) // 2 + 1
     )
     y = y.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)
-    residual = float("inf")
+    residual, reason = float("inf"), "passes"
     for passes in range(1, max_passes + 1):
         r = kernels.row_distances(rows, y)
         accepted = r <= too_far(work)
         if not bool(accepted.any()) or bool((r == 0).any()):
+            reason = "met a row"
             break
         pulls = torch.where(accepted, 1 / r, 0.0)
         weights = pulls / pulls.sum()
@@ -54,7 +55,7 @@ def weiszfeld_over_rows(
         if residual <= floor:
             return weights, accepted, SolverReport(passes, residual, True, "tolerance")
     return (
-        torch.zeros(n, dtype=torch.float64),
+        torch.zeros(n, dtype=torch.float64, device="cpu"),
         accepted,
-        SolverReport(passes, residual, False, "passes"),
+        SolverReport(passes, residual, False, reason),
     )

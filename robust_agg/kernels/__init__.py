@@ -8,6 +8,8 @@ rule need. None of them changes its input, and none is differentiable.
 
 from __future__ import annotations
 
+from math import inf, isfinite, isnan
+
 import torch
 from torch import Tensor
 
@@ -18,6 +20,8 @@ __all__ = [
     "centred_gram",
     "combine",
     "gram",
+    "is_finite",
+    "largest",
     "mean_around",
     "mix",
     "pulled_median",
@@ -82,7 +86,7 @@ def pulled_median(rows: Tensor, point: Tensor, tau: float) -> Tensor:
     _check_device("pulled_median", "point", point, rows)
     if not tau > 0:
         raise ValueError(f"pulled_median: tau must be positive, found {tau}")
-    path = cpu.pulled_median if _is_plain(rows) else reference.pulled_median
+    path = cpu.pulled_median if _is_plain(rows, point) else reference.pulled_median
     return path(_values(rows), _values(point), tau)
 
 
@@ -105,7 +109,7 @@ def centred_gram(rows: Tensor, extra: Tensor | None = None) -> tuple[Tensor, Ten
             )
         _check_device("centred_gram", "extra", extra, rows)
         extra = _values(extra)
-    if _is_plain(rows):
+    if _is_plain(rows, extra):
         return cpu.centred_gram(_values(rows), extra)
     return reference.centred_gram(_values(rows), extra)
 
@@ -133,7 +137,7 @@ def row_distances(rows: Tensor, point: Tensor) -> Tensor:
     _check_rows("row_distances", rows)
     _check_vector("row_distances", "point", point, rows.shape[1])
     _check_device("row_distances", "point", point, rows)
-    path = cpu.row_distances if _is_plain(rows) else reference.row_distances
+    path = cpu.row_distances if _is_plain(rows, point) else reference.row_distances
     return path(_values(rows), _values(point))
 
 
@@ -159,7 +163,7 @@ def combine(
         _check_vector("combine", "base", base, rows.shape[1])
         _check_device("combine", "base", base, rows)
         base = _values(base)
-    path = cpu.combine if _is_plain(rows) else reference.combine
+    path = cpu.combine if _is_plain(rows, weights, base) else reference.combine
     return path(_values(rows), weights.detach(), base, dtype=dtype)
 
 
@@ -177,25 +181,41 @@ def mix(rows: Tensor, coefficients: Tensor) -> Tensor:
         raise ValueError(
             f"mix: coefficients must be (m, {rows.shape[0]}), found {tuple(coefficients.shape)}"
         )
-    path = cpu.mix if _is_plain(rows) else reference.mix
+    path = cpu.mix if _is_plain(rows, coefficients) else reference.mix
     return path(_values(rows), coefficients.detach())
 
 
-def _is_plain(rows: Tensor) -> bool:
+def largest(tensor: Tensor) -> float:
+    """The largest magnitude in a tensor that is not empty, Inf where it holds a NaN: one pass."""
+    least, most = (float(end) for end in torch.aminmax(tensor.detach()))
+    return inf if isnan(least) else max(-least, most)  # both ends are NaN where there is one
+
+
+def is_finite(tensor: Tensor) -> bool:
+    """Whether no number of a tensor that is not empty is NaN or infinite: one pass, no copy."""
+    return isfinite(largest(tensor))
+
+
+def _is_plain(*tensors: Tensor | None) -> bool:
     # A subclass (DTensor, FakeTensor) need not have its numbers in memory at its address.
-    return rows.is_cpu and type(rows) in {Tensor, torch.nn.Parameter}
+    return all(
+        tensor is None or (tensor.is_cpu and type(tensor) in {Tensor, torch.nn.Parameter})
+        for tensor in tensors
+    )
 
 
 def _values(tensor: Tensor) -> Tensor:
-    """The tensor without history and without a pending negation."""
-    return tensor.detach().resolve_neg()
+    """The tensor without history, and with its numbers as they are in its memory."""
+    tensor = tensor.detach().resolve_neg()
+    return tensor.clone() if tensor._is_zerotensor() else tensor
 
 
 def _check_rows(name: str, rows: Tensor) -> None:
-    if rows.ndim != 2 or 0 in rows.shape or not rows.is_floating_point():
+    floats = rows.is_floating_point() and rows.dtype.itemsize >= 2
+    if rows.ndim != 2 or 0 in rows.shape or not floats or rows.layout != torch.strided:
         raise ValueError(
-            f"{name}: rows must be a float matrix (n, d) with n, d >= 1, "
-            f"found {rows.dtype} of shape {tuple(rows.shape)}"
+            f"{name}: rows must be a dense float matrix (n, d), of 16 bits or more and with "
+            f"n, d >= 1, found {rows.dtype}, {rows.layout} of shape {tuple(rows.shape)}"
         )
 
 

@@ -8,23 +8,29 @@ from torch import Tensor
 
 from robust_agg.kernels.threads import ranges
 
-TASK_NUMBERS = 1 << 20
+TASK_NUMBERS = 1 << 18
 """Numbers a thread takes at a time; fixed, so that sums do not depend on the number of threads."""
 
-COPIED_NUMBERS = 1 << 22
-"""Numbers copied at a time where columns are not contiguous."""
+COPIED_NUMBERS = 1 << 20
+"""Numbers copied at a time where columns are not contiguous: what a cache holds."""
 
 
 def contiguous(rows: Tensor, unit: int) -> Iterator[tuple[int, Tensor]]:
     """First column, and columns that are contiguous and a multiple of `unit`: padded at the end.
 
-    All at once where the rows are so in memory, else copies that fit a cache.
+    All at once where the rows are so in memory, else copies, each in the place of the one before.
     """
     n, d = rows.shape
     whole = d - d % unit
-    width = whole if rows.stride(-1) == 1 else max(1, COPIED_NUMBERS // n // unit) * unit
-    for lo, hi in [*(ranges(whole, width) if whole else []), *([(whole, d)] if whole < d else [])]:
-        yield lo, padded(rows, lo, hi, unit)
+    if rows.stride(-1) != 1:
+        width = max(1, COPIED_NUMBERS // n // unit) * unit
+        copy = rows.new_empty(n, min(width, whole))
+        for lo, hi in ranges(whole, width):
+            yield lo, copy[:, : hi - lo].copy_(rows[:, lo:hi])
+    elif whole:
+        yield 0, rows[:, :whole]
+    if whole < d:
+        yield whole, padded(rows, whole, d, unit)
 
 
 def tasks(block: Tensor, unit: int, *, most: int | None = None) -> list[tuple[int, int]]:
@@ -42,10 +48,12 @@ def padded(tensor: Tensor, lo: int, hi: int, unit: int) -> Tensor:
     width = -(-(hi - lo) // unit) * unit
     if width == hi - lo and block.stride(-1) == 1:
         return block
-    copied = block.new_zeros(*block.shape[:-1], width)
+    copied = block.new_empty(*block.shape[:-1], width)
     copied[..., : hi - lo] = block
+    copied[..., hi - lo :] = 0
     return copied
 
 
-def address(tensor: Tensor, column: int) -> int:
+def address(tensor: Tensor, column: int = 0) -> int:
+    """Where a column begins in memory."""
     return tensor.data_ptr() + column * tensor.element_size()

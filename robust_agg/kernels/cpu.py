@@ -1,28 +1,23 @@
 """The kernels on the CPU: compiled where llvmlite is there and it pays, else numpy and torch.
 
-`order_mean` rounds alike on every path, so that which one runs may depend on what is compiled
+Order statistics round alike on every path, so that which one runs may depend on what is compiled
 already. The others differ in the order of their sums: their path depends on shape and dtype alone.
 """
 
 from __future__ import annotations
 
-from collections import Counter
+from collections.abc import Mapping
 from functools import cache, lru_cache
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from robust_agg.kernels import blocks, llvm, programs, reference, team
+from robust_agg.kernels import blocks, llvm, programs, reference, selection, team
 from robust_agg.kernels.reference import OrderMean
+from robust_agg.kernels.selection import Selection
 from robust_agg.kernels.threads import map_ranges, ranges
 from robust_agg.kernels.vectors import STORAGE_BYTES, Lanes
-
-LARGEST_NETWORK = 512
-"""Most values a straight-line network selects from; beyond, its code leaves the caches."""
-
-LARGEST_OPTIMISED = 320
-"""Most values for which it is compiled with care: that takes 1 s for 256 and 4 s for 512."""
 
 GRAM_BLOCK = 1024
 """Columns whose products are summed in the precision of the centre, and from there in float64."""
@@ -33,11 +28,11 @@ CACHED_NUMBERS = 1 << 18
 GRAM_TASKS = 64
 """Most parts of a Gram matrix, each with memory of its own, that are added up at the end."""
 
+GRAM_SHARE = 20
+"""That memory is at most one 20th of the rows, but for a single part."""
+
 LARGEST_GRAM = 256
 """Most vectors in a compiled Gram matrix; a block of more would leave the L2 cache."""
-
-COMPILE_AFTER = 1 << 12
-"""Numbers, times n², after whose sorting a network is compiled, which takes about as long."""
 
 SMALLEST_COMPILED = 1 << 16
 """Numbers from which on the other kernels are compiled."""
@@ -57,17 +52,37 @@ def order_mean(rows: Tensor, wanted: OrderMean) -> Tensor:
     """`reference.order_mean` of rows on the CPU."""
     n, d = rows.shape
     lanes = _lanes(rows.dtype)
-    if lanes is None or n > LARGEST_NETWORK or not _is_due((n, wanted, lanes), n * d):
+    chosen = None if lanes is None else selection.order_mean(n, wanted, lanes, n * d)
+    if chosen is None:
         return _order_mean_by_sorting(rows, wanted)
-    kernel = _order_mean(n, wanted, lanes)
-    out = _output(rows, lanes.width)
-    for first, block in blocks.contiguous(rows, lanes.width):
+    return _select(rows, chosen, chosen.arguments).to(rows.dtype)
+
+
+def _select(
+    rows: Tensor, chosen: Selection, same: Mapping[str, int], point: Tensor | None = None
+) -> Tensor:
+    """What the program makes of the rows, given also what is the `same` for all tasks."""
+    d = rows.shape[1]
+    out = _output(rows, chosen.unit)
+    for first, block in blocks.contiguous(rows, chosen.unit):
+        parts = blocks.tasks(block, chosen.unit)
+        room = out.new_empty(len(parts), chosen.room)
+        if point is not None:
+            beside = blocks.padded(point, first, min(first + block.shape[1], d), chosen.unit)
         tasks = [
-            (blocks.address(block, lo), block.stride(0), hi - lo, blocks.address(out, first + lo))
-            for lo, hi in blocks.tasks(block, lanes.width)
+            {
+                **same,
+                "rows": blocks.address(block, lo),
+                "stride": block.stride(0),
+                "width": hi - lo,
+                "out": blocks.address(out, first + lo),
+                "values": blocks.address(room[place]),
+                "point": 0 if point is None else blocks.address(beside, lo),
+            }
+            for place, (lo, hi) in enumerate(parts)
         ]
-        team.run(kernel, tasks)
-    return out[:d].to(rows.dtype)
+        team.run(_compiled(chosen), tasks)
+    return out[:d]
 
 
 def _order_mean_by_sorting(
@@ -94,23 +109,14 @@ def pulled_median(rows: Tensor, point: Tensor, tau: float) -> Tensor:
     n, d = rows.shape
     lanes = _lanes(rows.dtype)
     alike = point.dtype == reference.compute_dtype(rows.dtype) and type(point) is Tensor
-    able = lanes is not None and alike and n <= LARGEST_OPTIMISED
-    if lanes is None or not able or not _is_due((n, None, lanes), n * d):
+    chosen = None
+    if lanes is not None and alike:
+        chosen = selection.pulled_median(n, lanes, n * d)
+    if chosen is None:
         return reference.pulled_median(rows, point, tau, order=order_mean)
-    kernel = _pulled_median(n, lanes)
     offsets = reference.grid(n, tau, point)
-    out = _output(rows, lanes.width)
-    for first, block in blocks.contiguous(rows, lanes.width):
-        beside = blocks.padded(point, first, min(first + block.shape[1], d), lanes.width)
-        tasks = [
-            (
-                *(blocks.address(block, lo), block.stride(0), hi - lo),
-                *(blocks.address(beside, lo), offsets.data_ptr(), blocks.address(out, first + lo)),
-            )
-            for lo, hi in blocks.tasks(block, lanes.width)
-        ]
-        team.run(kernel, tasks)
-    return out[:d].clone() if len(out) > d else out
+    with_offsets = {**chosen.arguments, "offsets": offsets.data_ptr()}
+    return _select(rows, chosen, with_offsets, point)
 
 
 def centred_gram(rows: Tensor, extra: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -120,33 +126,48 @@ def centred_gram(rows: Tensor, extra: Tensor | None = None) -> tuple[Tensor, Ten
     vectors = 1 + n + (0 if extra is None else extra.shape[0])
     if lanes is None or vectors > LARGEST_GRAM or n * d < SMALLEST_COMPILED:
         return reference.centred_gram(rows, extra, order=order_mean)
-    centre = _output(rows, lanes.width)
-    points = centre.new_empty(0, d) if extra is None else extra.to(centre.dtype)
     middle = reference.median(n)
-    if n <= LARGEST_NETWORK and _is_due((n, middle, lanes), n * d):
-        kernel = _centred_gram(n, middle, lanes)
-        cached = [max(1, CACHED_NUMBERS // n // GRAM_BLOCK) * GRAM_BLOCK]
-    else:
+    chosen = selection.order_mean(n, middle, lanes, n * d)
+    unit = lanes.width if chosen is None else chosen.unit
+    centre = _output(rows, unit)
+    points = centre.new_empty(0, d) if extra is None else extra.to(centre.dtype)
+    if chosen is None:
+        kernel, room, same = _gram(lanes), 0, {}
         centre[:d] = _order_mean_by_sorting(rows, middle, dtype=centre.dtype)
-        kernel, cached = _gram(lanes), []
+    else:
+        kernel, room = _centred_gram(chosen, lanes), chosen.room
+        cached = max(1, CACHED_NUMBERS // n // GRAM_BLOCK) * GRAM_BLOCK
+        same = {**chosen.arguments, "cached": cached}
     side = programs.tiles(vectors)
     tiled = _zeros(side, side, programs.TILE, programs.TILE)
-    for first, block in blocks.contiguous(rows, lanes.width):
-        beside = blocks.padded(points, first, min(first + block.shape[1], d), lanes.width)
-        parts = blocks.tasks(block, lanes.width, most=GRAM_TASKS)
+    # A vector more than a power of two, which would put all rows in few sets of the cache.
+    pitch = GRAM_BLOCK + lanes.width
+    for first, block in blocks.contiguous(rows, unit):
+        beside = blocks.padded(points, first, min(first + block.shape[1], d), unit)
+        each = (side * programs.TILE * pitch + room) * centre.element_size() + 8 * tiled.numel()
+        able = block.numel() * block.element_size() // GRAM_SHARE // each
+        parts = blocks.tasks(block, unit, most=max(1, min(GRAM_TASKS, able)))
         grams = _zeros(len(parts), *tiled.shape)
-        # A vector more than a power of two, which would put all rows in few sets of the cache.
-        pitch = GRAM_BLOCK + lanes.width
         buffers = centre.new_zeros(len(parts), side * programs.TILE, pitch)
+        values = centre.new_empty(len(parts), room)
         tasks = [
-            (
-                *(blocks.address(block, lo), block.stride(0), n),
-                *(blocks.address(beside, lo), beside.stride(0), points.shape[0]),
-                *(hi - lo, blocks.address(centre, first + lo)),
-                *(buffers[place].data_ptr(), pitch, GRAM_BLOCK),
-                *(side, grams[place].data_ptr()),
-                *cached,
-            )
+            {
+                **same,
+                "rows": blocks.address(block, lo),
+                "stride": block.stride(0),
+                "n": n,
+                "extra": blocks.address(beside, lo),
+                "extra_stride": beside.stride(0),
+                "others": points.shape[0],
+                "width": hi - lo,
+                "centre": blocks.address(centre, first + lo),
+                "buffer": blocks.address(buffers[place]),
+                "pitch": pitch,
+                "block": GRAM_BLOCK,
+                "side": side,
+                "gram": blocks.address(grams[place]),
+                "values": blocks.address(values[place]),
+            }
             for place, (lo, hi) in enumerate(parts)
         ]
         team.run(kernel, tasks)
@@ -171,10 +192,14 @@ def row_distances(rows: Tensor, point: Tensor) -> Tensor:
         parts = blocks.tasks(block, lanes.width)
         sums = _zeros(len(parts), n)
         tasks = [
-            (
-                *(blocks.address(block, lo), block.stride(0), n, hi - lo),
-                *(blocks.address(centre, lo), sums[place].data_ptr()),
-            )
+            {
+                "rows": blocks.address(block, lo),
+                "stride": block.stride(0),
+                "n": n,
+                "width": hi - lo,
+                "point": blocks.address(centre, lo),
+                "sums": blocks.address(sums[place]),
+            }
             for place, (lo, hi) in enumerate(parts)
         ]
         team.run(kernel, tasks)
@@ -194,7 +219,7 @@ def combine(
     lanes = _lanes(rows.dtype)
     if lanes is None or rows.numel() < SMALLEST_COMPILED:
         return reference.combine(rows, weights, base, dtype=dtype)
-    out = _combinations(rows, weights[None], lanes, tile=1)[0]
+    out = _combinations(rows, weights[None], lanes)[0]
     fused = reference.add_base(out, weights, weights.to(out), base)
     return fused.to(rows.dtype if dtype is None else dtype)
 
@@ -204,37 +229,45 @@ def mix(rows: Tensor, coefficients: Tensor) -> Tensor:
     lanes = _lanes(rows.dtype)
     if lanes is None or rows.numel() < SMALLEST_COMPILED:
         return reference.mix(rows, coefficients)
-    return _combinations(rows, coefficients, lanes, tile=programs.MIX_TILE)
+    return _combinations(rows, coefficients, lanes)
 
 
-def _combinations(rows: Tensor, coefficients: Tensor, lanes: Lanes, *, tile: int) -> Tensor:
+def _combinations(rows: Tensor, coefficients: Tensor, lanes: Lanes) -> Tensor:
     """``(m, d)``: the combination of the rows for each row of `coefficients` (m, n).
 
     Rows are not read whose coefficients are 0, or are when rounded to the precision of the sums.
     """
     m, d = len(coefficients), rows.shape[1]
-    kernel = _combine(lanes, tile)
     unit = programs.COMBINE_VECTORS * lanes.width
-    tiles = -(-m // tile)
-    out = _output(rows, unit, tiles * tile)
+    out = _output(rows, unit, m)
     rounded = coefficients.to(out)
     chosen = rounded.any(dim=0).nonzero().flatten()
-    tiled = out.new_zeros(tiles * tile, len(chosen))
-    tiled[:m] = rounded[:, chosen]
-    tiled = tiled.view(tiles, tile, -1).transpose(1, 2).contiguous()
-
+    rounded = rounded[:, chosen]
     for first, block in blocks.contiguous(rows, unit):
         offsets = chosen * block.stride(0)
-        tasks = [
-            (
-                *(blocks.address(block, lo), offsets.data_ptr()),
-                *(tiled.data_ptr(), len(chosen), hi - lo),
-                *(blocks.address(out, first + lo), out.stride(0), tiles),
-            )
-            for lo, hi in blocks.tasks(block, unit)
-        ]
-        team.run(kernel, tasks)
-    return out[:m, :d]
+        # Several combinations at a time, and what is left of them one by one.
+        done = 0
+        for tile in (programs.MIX_TILE, 1):
+            tiles = (m - done) // tile
+            taken = rounded[done : done + tiles * tile].view(tiles, tile, len(chosen))
+            tiled = taken.transpose(1, 2).contiguous()
+            tasks = [
+                {
+                    "rows": blocks.address(block, lo),
+                    "offsets": blocks.address(offsets),
+                    "weights": blocks.address(tiled),
+                    "count": len(chosen),
+                    "width": hi - lo,
+                    "out": blocks.address(out[done], first + lo),
+                    "pitch": out.stride(0),
+                    "tiles": tiles,
+                }
+                for lo, hi in (blocks.tasks(block, unit) if tiles else ())
+            ]
+            if tasks:
+                team.run(_combine(lanes, tile), tasks)
+            done += tiles * tile
+    return out[:, :d]
 
 
 def _lanes(dtype: torch.dtype) -> Lanes | None:
@@ -251,29 +284,14 @@ def _host_lanes(dtype: torch.dtype) -> Lanes | None:
     return Lanes(storage=STORAGE[dtype], width=host.vector_bytes // size)
 
 
-_sorted: Counter[tuple[int, OrderMean | None, Lanes]] = Counter()
-
-
-def _is_due(key: tuple[int, OrderMean | None, Lanes], numbers: int) -> bool:
-    _sorted[key] += numbers
-    return _sorted[key] >= COMPILE_AFTER * key[0] ** 2
+@lru_cache(maxsize=256)
+def _compiled(chosen: Selection) -> llvm.Kernel:
+    return llvm.compile_function(chosen.program)
 
 
 @lru_cache(maxsize=256)
-def _order_mean(n: int, wanted: OrderMean, lanes: Lanes) -> llvm.Kernel:
-    program = programs.order_mean(n, wanted, lanes)
-    return llvm.compile_function(program, optimised=n <= LARGEST_OPTIMISED)
-
-
-@lru_cache(maxsize=256)
-def _centred_gram(n: int, wanted: OrderMean, lanes: Lanes) -> llvm.Kernel:
-    program = programs.centred_gram(n, wanted, lanes)
-    return llvm.compile_function(program, optimised=n <= LARGEST_OPTIMISED)
-
-
-@lru_cache(maxsize=256)
-def _pulled_median(n: int, lanes: Lanes) -> llvm.Kernel:
-    return llvm.compile_function(programs.pulled_median(n, lanes))
+def _centred_gram(chosen: Selection, lanes: Lanes) -> llvm.Kernel:
+    return llvm.compile_function(programs.centred_gram(chosen.program, lanes))
 
 
 @cache
@@ -296,7 +314,8 @@ def _output(rows: Tensor, unit: int, *count: int) -> Tensor:
     """Room for a number a column, up to a multiple of `unit`; zeros beyond the columns."""
     d = rows.shape[1]
     out = rows.new_empty(*count, -(-d // unit) * unit, dtype=reference.compute_dtype(rows.dtype))
-    out[..., d:] = 0.0
+    if d % unit:
+        out[..., d:] = 0.0
     return out
 
 

@@ -1,31 +1,25 @@
 """A small emitter of LLVM assembly, and its compilation in this process through llvmlite.
 
 The kernels are straight-line vector code that depends on the number of rows. As LLVM assembly they
-compile in tens of milliseconds, those for hundreds of rows in a second or two. llvmlite is optional
-and is imported at the first compilation; ``ROBUST_AGG_JIT=0`` in the environment does without it.
+compile in tens of milliseconds. llvmlite is optional and is imported at the first compilation;
+``ROBUST_AGG_JIT=0`` in the environment does without it.
 """
 
 from __future__ import annotations
 
 import ctypes
-import hashlib
 import os
 import threading
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache
 from importlib import import_module
 from typing import Any
-
-from robust_agg.kernels import object_cache
+from weakref import WeakValueDictionary
 
 OLDEST_LLVM = 20
 """The first LLVM of llvmlite in which every pointer is opaque."""
-
-WORTH_KEEPING = 0.1
-"""Seconds of compilation from which on the code is kept on disk."""
 
 C_TYPES = {"ptr": ctypes.c_void_p, "i64": ctypes.c_int64}
 
@@ -139,17 +133,26 @@ def available() -> bool:
     return os.environ.get("ROBUST_AGG_JIT", "1") != "0" and _binding() is not None
 
 
+_lock = threading.RLock()
+if hasattr(os, "register_at_fork"):
+    # No fork amid a compilation: the child would have the locks, llvmlite's too, and wait forever.
+    os.register_at_fork(
+        before=_lock.acquire, after_in_parent=_lock.release, after_in_child=_lock.release
+    )
+
+
 @cache
 def _binding() -> Any:
-    try:
-        binding = import_module("llvmlite.binding")
-    except ImportError:
-        return None
-    if binding.llvm_version_info[0] < OLDEST_LLVM:
-        return None
-    binding.initialize_native_target()
-    binding.initialize_native_asmprinter()
-    return binding
+    with _lock:
+        try:
+            binding = import_module("llvmlite.binding")
+            if binding.llvm_version_info[0] < OLDEST_LLVM:
+                return None
+            binding.initialize_native_target()
+            binding.initialize_native_asmprinter()
+        except (ImportError, OSError):  # not there, or its library cannot be loaded
+            return None
+        return binding
 
 
 @cache
@@ -170,61 +173,58 @@ def host() -> Host:
     )
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Kernel:
     """A compiled function. Its arguments are integers, pointers as addresses.
 
     A call releases the interpreter's lock.
 
     Attributes:
+        code: the function.
         worker: address of a function that any number of threads may call with the address of a
             queue, int64: how many tasks are taken (0), how many there are, and the arguments of
             each. It takes tasks until none is left.
+        parameters: the names of the arguments, in their order.
+        engine: what owns the code.
     """
 
     code: Callable[..., None]
     worker: int
-    engine: Any  # owns the code
-
-    def __call__(self, *arguments: int) -> None:
-        self.code(*arguments)
+    parameters: tuple[str, ...]
+    engine: Any
 
 
-_lock = threading.Lock()
+_kernels: WeakValueDictionary[str, Kernel] = WeakValueDictionary()
 
 
-def compile_function(function: Function, *, optimised: bool = True) -> Kernel:
-    """Machine code of `function` for this machine; without care, in a quarter of the time.
-
-    What took long to compile is found in the :mod:`~robust_agg.kernels.object_cache` again.
-    """
-    binding, machine = _binding(), host()
+def compile_function(function: Function) -> Kernel:
+    """Machine code of `function` for this machine; the same kernel for the same function."""
     text = f"{function}\n{_worker(function)}"
-    level = 2 if optimised else 0
-    made_by = (*binding.llvm_version_info, machine.processor, machine.features, level)
-    key = hashlib.sha256(f"{made_by}\n{text}".encode()).hexdigest()
-    kept = object_cache.read(key)
-    compiled: list[bytes] = []
-    with _lock:
-        begun = time.perf_counter()
-        target = binding.Target.from_triple(binding.get_process_triple())
-        module = binding.parse_assembly(text)
-        module.verify()
-        engine = binding.create_mcjit_compiler(
-            module,
-            target.create_target_machine(
-                cpu=machine.processor, features=machine.features, opt=level
-            ),
-        )
-        engine.set_object_cache(lambda _, code: compiled.append(code), lambda _: kept)
-        engine.finalize_object()
-        address = engine.get_function_address(function.name)
-        worker = engine.get_function_address(f"{function.name}_worker")
-        seconds = time.perf_counter() - begun
-    if compiled and seconds >= WORTH_KEEPING:
-        object_cache.write(key, compiled[0])
+    with _lock:  # of several threads that want it, one compiles
+        machine = host()
+        key = f"{machine}\n{text}"
+        kernel = _kernels.get(key)
+        if kernel is None:
+            kernel = _kernels[key] = _compiled(function, text, machine)
+        return kernel
+
+
+def _compiled(function: Function, text: str, machine: Host) -> Kernel:
+    binding = _binding()
+    module = binding.parse_assembly(text)
+    module.verify()
+    target = binding.Target.from_triple(binding.get_process_triple()).create_target_machine(
+        cpu=machine.processor, features=machine.features, opt=2
+    )
+    engine = binding.create_mcjit_compiler(module, target)
+    engine.finalize_object()
     kinds = [C_TYPES[kind] for kind in function.parameters.values()]
-    return Kernel(code=ctypes.CFUNCTYPE(None, *kinds)(address), worker=worker, engine=engine)
+    return Kernel(
+        code=ctypes.CFUNCTYPE(None, *kinds)(engine.get_function_address(function.name)),
+        worker=engine.get_function_address(f"{function.name}_worker"),
+        parameters=tuple(function.parameters),
+        engine=engine,
+    )
 
 
 def _worker(function: Function) -> str:

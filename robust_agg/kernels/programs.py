@@ -23,6 +23,7 @@ from robust_agg.kernels.vectors import (
     store,
     where_finite,
     widen,
+    without_nan,
 )
 
 BLOCK = 2048
@@ -64,7 +65,7 @@ def pulled_median(n: int, lanes: Lanes) -> Function:
     plain = Lanes(storage=lanes.number, width=lanes.width)
     with f.loop("0", "%width", lanes.width) as columns:
         values = [load(f, lanes, pointer, columns.index) for pointer in pointers]
-        point = load(f, plain, "%point", columns.index)
+        point = without_nan(f, lanes, load(f, plain, "%point", columns.index))
         pulled = []
         for k in range(n + 1):
             address = element(f, lanes.number, "%offsets", str(k))
@@ -120,19 +121,26 @@ def gram(lanes: Lanes) -> Function:
     return f
 
 
-def centred_gram(n: int, wanted: OrderMean, lanes: Lanes) -> Function:
-    """`order_mean` into `centre`, and `gram` around it, on `cached` columns after another."""
-    select, add = order_mean(n, wanted, lanes), gram(lanes)
-    f = Function("centred_gram", {**add.parameters, "cached": "i64"})
+def centred_gram(select: Function, lanes: Lanes) -> Function:
+    """What `select` makes of the rows, and `gram` around it, on `cached` columns after another.
+
+    Takes what both take, but for the output of the first, which is the `centre` of the second.
+    """
+    add = gram(lanes)
+    own = {name: kind for name, kind in select.parameters.items() if name != "out"}
+    f = Function("centred_gram", {**add.parameters, **own, "cached": "i64"})
     with f.loop("0", "%width", "%cached") as c:
         end = minimum(f, f.let(f"add i64 {c.index}, %cached"), "%width")
-        columns = f.let(f"sub i64 {end}, {c.index}")
-        rows = element(f, lanes.storage, "%rows", c.index)
-        extra = element(f, lanes.number, "%extra", c.index)
         centre = element(f, lanes.number, "%centre", c.index)
-        f.invoke(select, rows, "%stride", columns, centre)
-        here = {"rows": rows, "extra": extra, "centre": centre, "width": columns}
-        f.invoke(add, *(here.get(name, f"%{name}") for name in add.parameters))
+        here = {
+            "rows": element(f, lanes.storage, "%rows", c.index),
+            "extra": element(f, lanes.number, "%extra", c.index),
+            "width": f.let(f"sub i64 {end}, {c.index}"),
+            "centre": centre,
+            "out": centre,
+        }
+        for function in (select, add):
+            f.invoke(function, *(here.get(name, f"%{name}") for name in function.parameters))
     return f
 
 

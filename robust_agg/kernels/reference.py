@@ -78,8 +78,8 @@ def mean_of_sorted(values: Tensor, wanted: OrderMean) -> Tensor:
         return centre + 0.0
     near = len(values) - far
     below, above = values[:far], values[near:]
-    # Halves, because a difference of two large numbers may be too large.
-    nearer = above * 0.5 - centre * 0.5 < centre * 0.5 - below * 0.5
+    # Of finite numbers, at most one of the two differences is too large for a number.
+    nearer = above - centre < centre - below
     kept = torch.cat([values[far:near], torch.where(nearer, above, below)])
     return _mean(kept, kept.amin(dim=0), kept.amax(dim=0)) + 0.0
 
@@ -108,7 +108,7 @@ def _sum_ascending(kept: Tensor) -> Tensor:
 
 def grid(n: int, tau: float, like: Tensor) -> Tensor:
     """``τ(n-2k)/n`` for k = n … 0: (n + 1,), ascending, of the dtype and device of `like`."""
-    steps = tau * (2 * torch.arange(n + 1, dtype=torch.float64) - n) / n
+    steps = tau * (2 * torch.arange(n + 1, dtype=torch.float64, device="cpu") - n) / n
     return steps.to(like.device, like.dtype)
 
 
@@ -229,10 +229,12 @@ def combine(
     chosen = coefficients.nonzero().flatten()
     coefficients = coefficients[chosen].to(rows.device)
     everything = len(chosen) == rows.shape[0]
+    # What is contiguous in neither direction would be copied at once.
+    whole = everything and 1 in (rows.stride(0), rows.stride(1))
     # On the CPU a setting of the user may have float32 products rounded to bfloat16, those with a
     # vector included.
     wide = torch.float64 if rows.device.type == "cpu" else work
-    if everything and rows.dtype == wide:
+    if whole and rows.dtype == wide:
         out = torch.mv(rows.T, coefficients)
     else:
         chosen = chosen.to(rows.device)
@@ -251,6 +253,8 @@ def mix(rows: Tensor, coefficients: Tensor) -> Tensor:
     everywhere is never read.
     """
     m, n = coefficients.shape
+    # As they are rounded on every path, so that all read the same rows.
+    coefficients = coefficients.to(compute_dtype(rows.dtype))
     read = coefficients.any(dim=0).nonzero().flatten()
     # In float64 for the same reason as a Gram matrix: the rule that follows compares mixed rows.
     wide = coefficients[:, read].to(rows.device, _widest(rows))
@@ -263,7 +267,7 @@ def mix(rows: Tensor, coefficients: Tensor) -> Tensor:
 
 
 def add_base(out: Tensor, weights: Tensor, coefficients: Tensor, base: Tensor | None) -> Tensor:
-    """Adds ``(1 - W) * base`` in place, W the sum of the weights; not read where W = 1.
+    """Adds ``(1 - W) * base`` in place, W the sum of the weights; not read where W is exactly 1.
 
     `coefficients` are the weights as they were rounded to be multiplied.
     """

@@ -9,8 +9,9 @@ from __future__ import annotations
 import ctypes
 import os
 from array import array
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
+from itertools import chain
 from pathlib import Path
 
 import torch
@@ -19,15 +20,16 @@ from robust_agg.kernels.llvm import Kernel
 from robust_agg.kernels.threads import map_ranges
 
 
-def run(kernel: Kernel, tasks: Sequence[tuple[int, ...]]) -> None:
-    """``kernel(*task)`` for each task, in parallel."""
+def run(kernel: Kernel, tasks: Sequence[Mapping[str, int]]) -> None:
+    """The kernel with each task's arguments, in parallel; a task may hold more than it takes."""
+    given = [tuple(task[name] for name in kernel.parameters) for task in tasks]
     threads = min(torch.get_num_threads(), len(tasks))
     fork_join = None if _is_forked else _fork_join()
     if threads > 1 and fork_join is not None:
-        queue = array("q", [0, len(tasks), *(number for task in tasks for number in task)])
+        queue = array("q", [0, len(given), *chain.from_iterable(given)])
         fork_join(kernel.worker, queue.buffer_info()[0], threads, 0)
     else:
-        map_ranges(kernel, tasks)
+        map_ranges(kernel.code, given)
 
 
 _is_forked = False

@@ -40,7 +40,7 @@ def map_ranges(
     threads = min(torch.get_num_threads(), len(parts))
     if threads <= 1:
         return [task(*part) for part in parts]
-    left = iter(enumerate(parts))  # a step of a list's iterator is atomic: each part goes once
+    left = iter(enumerate(parts))  # a step is atomic under the interpreter's lock: no part twice
     results: dict[int, Result] = {}
 
     def work() -> None:
@@ -54,11 +54,10 @@ def map_ranges(
             helpers.append(_pool(threads - 1).submit(work))
         work()
     finally:
-        # One that has not begun finds nothing left, and may be queued behind its own caller.
-        begun = [helper for helper in helpers if not helper.cancel()]
-        _outlast(begun)
-    for helper in begun:
-        helper.result()
+        _outlast(helpers)
+    for helper in helpers:
+        if not helper.cancelled():
+            helper.result()
     return [results[place] for place in range(len(parts))]
 
 
@@ -67,7 +66,8 @@ def _outlast(helpers: Sequence[Future[None]]) -> None:
     interrupted: KeyboardInterrupt | None = None
     while True:
         try:
-            wait(helpers)
+            # One that has not begun finds nothing left, and may be queued behind its own caller.
+            wait([helper for helper in helpers if not helper.cancel()])
             break
         except KeyboardInterrupt as error:
             interrupted = error

@@ -118,21 +118,23 @@ def mean_around(
     ordered = _sort(f, lanes, values, 0, len(values))
     middle = ordered[start:stop]
     centre = _mean(f, lanes, middle, middle[0], middle[-1])
-    near, half = len(values) - far, lanes.splat("0.5")
+    near = len(values) - far
     kept = ordered[far:near]
     low = high = kept[0]
-    # Halves, because a difference of two large numbers may be too large.
-    at = f.let(f"fmul {lanes.vector} {centre}, {half}")
     for below, above in zip(ordered[:far], ordered[near:], strict=True):
-        sides = [f.let(f"fmul {lanes.vector} {value}, {half}") for value in (below, above)]
-        down = f.let(f"fsub {lanes.vector} {at}, {sides[0]}")
-        up = f.let(f"fsub {lanes.vector} {sides[1]}, {at}")
-        nearer = f.let(f"fcmp olt {lanes.vector} {up}, {down}")
-        kept.append(_select(f, lanes, nearer, above, below))
-        low, high = _smaller(f, lanes, low, kept[-1]), _larger(f, lanes, high, kept[-1])
-    high = _larger(f, lanes, high, ordered[near - 1])
+        kept.append(nearer(f, lanes, centre, below, above))
+        low, high = smaller(f, lanes, low, kept[-1]), larger(f, lanes, high, kept[-1])
+    high = larger(f, lanes, high, ordered[near - 1])
     mean = _mean(f, lanes, kept, low, high)
     return f.let(f"fadd {lanes.vector} {mean}, {lanes.splat('0.0')}")
+
+
+def nearer(f: Function, lanes: Lanes, centre: str, below: str, above: str) -> str:
+    """The value that is nearer to the centre between them, of two as near the lower."""
+    # Of finite numbers, at most one of the two differences is too large for a number.
+    down = f.let(f"fsub {lanes.vector} {centre}, {below}")
+    up = f.let(f"fsub {lanes.vector} {above}, {centre}")
+    return select(f, lanes, f.let(f"fcmp olt {lanes.vector} {up}, {down}"), above, below)
 
 
 def median_of_both(
@@ -146,20 +148,19 @@ def median_of_both(
     ordered = _sort(f, lanes, values, 0, len(values))
     least = ascending[-1]
     for taken, value in enumerate(ordered, start=1):
-        least = _smaller(f, lanes, least, _larger(f, lanes, value, ascending[-1 - taken]))
+        least = smaller(f, lanes, least, larger(f, lanes, value, ascending[-1 - taken]))
     return f.let(f"fadd {lanes.vector} {least}, {lanes.splat('0.0')}")
 
 
 def _sort(f: Function, lanes: Lanes, values: Sequence[str], start: int, stop: int) -> list[str]:
     """The values, those that end in the places start .. stop - 1 in ascending order."""
-    # The smaller of a NaN and +Inf is +Inf: `fcmp olt` is false and the second one is taken.
-    ordered = [_smaller(f, lanes, value, lanes.splat(INFINITY)) for value in values]
+    ordered = [without_nan(f, lanes, value) for value in values]
     for comparator in selection_network(len(values), start, stop):
         low, high = ordered[comparator.low], ordered[comparator.high]
         if comparator.keep_low:
-            ordered[comparator.low] = _smaller(f, lanes, low, high)
+            ordered[comparator.low] = smaller(f, lanes, low, high)
         if comparator.keep_high:
-            ordered[comparator.high] = _larger(f, lanes, low, high)
+            ordered[comparator.high] = larger(f, lanes, low, high)
     return ordered
 
 
@@ -177,23 +178,28 @@ def _mean(f: Function, lanes: Lanes, kept: Sequence[str], least: str, largest: s
         scaled = multiply_add(f, lanes, value, small, scaled)
     scaled = f.let(f"fdiv {lanes.vector} {scaled}, {lanes.splat(f'{count:e}')}")
     mean = where_finite(f, lanes, mean, f.let(f"fmul {lanes.vector} {scaled}, {large}"))
-    return _larger(f, lanes, least, _smaller(f, lanes, largest, mean))
+    return larger(f, lanes, least, smaller(f, lanes, largest, mean))
 
 
-def _smaller(f: Function, lanes: Lanes, left: str, right: str) -> str:
-    return _select(f, lanes, f.let(f"fcmp olt {lanes.vector} {left}, {right}"), left, right)
+def without_nan(f: Function, lanes: Lanes, value: str) -> str:
+    """NaN becomes +Inf: `fcmp olt` is false and the second one is taken."""
+    return smaller(f, lanes, value, lanes.splat(INFINITY))
 
 
-def _larger(f: Function, lanes: Lanes, left: str, right: str) -> str:
-    return _select(f, lanes, f.let(f"fcmp ogt {lanes.vector} {left}, {right}"), left, right)
+def smaller(f: Function, lanes: Lanes, left: str, right: str) -> str:
+    return select(f, lanes, f.let(f"fcmp olt {lanes.vector} {left}, {right}"), left, right)
+
+
+def larger(f: Function, lanes: Lanes, left: str, right: str) -> str:
+    return select(f, lanes, f.let(f"fcmp ogt {lanes.vector} {left}, {right}"), left, right)
 
 
 def where_finite(f: Function, lanes: Lanes, value: str, otherwise: str) -> str:
     difference = f.let(f"fsub {lanes.vector} {value}, {value}")
     finite = f.let(f"fcmp ord {lanes.vector} {difference}, {difference}")
-    return _select(f, lanes, finite, value, otherwise)
+    return select(f, lanes, finite, value, otherwise)
 
 
-def _select(f: Function, lanes: Lanes, condition: str, left: str, right: str) -> str:
+def select(f: Function, lanes: Lanes, condition: str, left: str, right: str) -> str:
     kind = lanes.vector
     return f.let(f"select <{lanes.width} x i1> {condition}, {kind} {left}, {kind} {right}")

@@ -46,9 +46,9 @@ class Bucketing(Mixing):
         if generator is None:
             raise ValueError(f"{self.name}: generator is required, found None")
         n = len(geometry)
-        order = torch.randperm(n, generator=generator)
-        members = torch.zeros(ceil(n / self.s), n, dtype=torch.float64)
-        members[torch.arange(n) // self.s, order] = 1
+        order = torch.randperm(n, generator=generator, device="cpu")
+        members = torch.zeros(ceil(n / self.s), n, dtype=torch.float64, device="cpu")
+        members[torch.arange(n, device="cpu") // self.s, order] = 1
         members *= geometry.accepted
         sizes = members.sum(dim=1, keepdim=True)
         return Mixed(members / sizes.clamp(min=1), sizes.flatten() > 0)

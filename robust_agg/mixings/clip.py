@@ -36,4 +36,4 @@ class Clip(Clipping):
         return n - 1
 
     def limit(self, geometry: Geometry) -> torch.Tensor:
-        return torch.tensor(float(self.threshold), dtype=torch.float64)
+        return torch.tensor(float(self.threshold), dtype=torch.float64, device="cpu")

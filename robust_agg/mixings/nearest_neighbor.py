@@ -49,6 +49,6 @@ class NearestNeighborMixing(Mixing):
         # -1 puts a row first among its own neighbours, before any twin at distance 0.
         distances = geometry.squared_distances.clone().fill_diagonal_(-1)
         nearest = distances.argsort(dim=1, stable=True)[:, : n - self.f]
-        coefficients = torch.zeros(n, n, dtype=torch.float64)
+        coefficients = torch.zeros(n, n, dtype=torch.float64, device="cpu")
         coefficients.scatter_(1, nearest, 1 / (n - self.f))
         return Mixed(coefficients * geometry.accepted[:, None], geometry.accepted)

@@ -46,7 +46,7 @@ class BlockL2(Averaging):
     @cached_property
     def _block_of(self) -> Tensor:
         """``(d,)``: the block of every coordinate."""
-        return torch.repeat_interleave(torch.tensor(self.sizes, dtype=torch.int64))
+        return torch.repeat_interleave(torch.tensor(self.sizes, dtype=torch.int64, device="cpu"))
 
     @property
     def invariances(self) -> frozenset[Invariance]:

@@ -38,7 +38,11 @@ class L1(Averaging):
         d = m.shape[0]
         if d > _SAMPLED:
             # Evenly spaced, hence deterministic; a row can only choose its own scale by it.
-            places = torch.linspace(0, d - 1, _SAMPLED, dtype=torch.float64).long().to(m.device)
+            places = (
+                torch.linspace(0, d - 1, _SAMPLED, dtype=torch.float64, device="cpu")
+                .long()
+                .to(m.device)
+            )
             rows, m = rows[:, places], m[places]
         gaps = (rows.to(m.dtype) - m).abs().nan_to_num(nan=torch.inf, posinf=torch.inf)
         return median_of_positive(gaps)

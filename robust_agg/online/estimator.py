@@ -10,6 +10,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
+from robust_agg import kernels
 from robust_agg.aggregator import Explanation, Invariance, explained
 from robust_agg.errors import (
     check_choice,
@@ -174,7 +175,7 @@ class OnlineMedian(Estimator):
                     f"{self.name}: start must be finite of shape {tuple(like.shape)}, "
                     f"found shape {tuple(start.shape)}"
                 )
-        state = {ESTIMATE: m, STEPS: torch.zeros((), dtype=torch.int64)}
+        state = {ESTIMATE: m, STEPS: torch.zeros((), dtype=torch.int64, device="cpu")}
         return state if self.adaptive is None else {**state, **self.adaptive.init()}
 
     def explain(
@@ -210,7 +211,7 @@ class OnlineMedian(Estimator):
                 m, weights = self.divergence.averaged(rows, m, tau, self.method, gaps)
         if self.iterations > 1:
             weights = None  # those of the last repetition are relative to an m that moved
-        if self.method == "subgradient" and not bool(m.isfinite().all()):
+        if self.method == "subgradient" and not kernels.is_finite(m):
             # A proximal step ends among the rows and m, however large τ is.
             raise ValueError(
                 f"{self.name}: tau must be so small that the estimate is finite in {m.dtype}, "
@@ -239,5 +240,5 @@ def _order(who: str, n: int, generator: torch.Generator | None) -> list[int]:
         return [0]
     if generator is None:
         raise ValueError(f"{who}: generator is required for fusion='sequential', found None")
-    order: list[int] = torch.randperm(n, generator=generator).tolist()
+    order: list[int] = torch.randperm(n, generator=generator, device="cpu").tolist()
     return order

@@ -58,13 +58,30 @@ class Squared(Radial):
     scale_free = True
 
     def factors(self, r: Tensor, tau: float, method: Method) -> Tensor:
-        return torch.full_like(r, tau / (1 + tau) if method == "prox" else tau)
+        return torch.full_like(r, _share(tau, method))
+
+    def averaged(
+        self, rows: Tensor, m: Tensor, tau: float, method: Method, gaps: Tensor | None = None
+    ) -> tuple[Tensor, Tensor | None]:
+        share = _share(tau, method)
+        if len(rows) == 1 and share <= 1:
+            # ‖g - m‖₂ is not needed, only that it is a number: which the largest entries can tell.
+            reach = kernels.largest(rows) + kernels.largest(m)
+            if reach * m.numel() ** 0.5 <= too_far(m.dtype):
+                moved = torch.lerp(m, rows[0].to(m.dtype), share)
+                return moved, torch.full((1,), share, dtype=torch.float64, device="cpu")
+        return super().averaged(rows, m, tau, method, gaps)
 
     def batch(
         self, rows: Tensor, m: Tensor, tau: float
     ) -> tuple[Tensor, Tensor | None, SolverReport | None]:
         # The mean of quadratics is a quadratic: the exact step is the average of the steps.
         return *self.averaged(rows, m, tau, "prox"), None
+
+
+def _share(tau: float, method: Method) -> float:
+    """The s of ``m + s (g - m)``."""
+    return tau / (1 + tau) if method == "prox" else tau
 
 
 class _DistanceBatch(Radial):
@@ -85,11 +102,11 @@ class _DistanceBatch(Radial):
         weights = (kept < n).double() / n * min(tau, 1.0)
         anchor = (kept == n).double() / max(tau, 1.0)
         if not bool((kept < n).any()) or not bool((kept == n).any()):
-            return m.clone(), torch.zeros(n, dtype=torch.float64), None
+            return m.clone(), torch.zeros(n, dtype=torch.float64, device="cpu"), None
         solution, report = minimise_distances(
             geometry.gram[kept][:, kept], weights, loss=self.loss, anchor=anchor
         )
-        over_rows = torch.zeros(n + 1, dtype=torch.float64)
+        over_rows = torch.zeros(n + 1, dtype=torch.float64, device="cpu")
         over_rows[kept] = solution
         return kernels.combine(rows, over_rows[:n], m, dtype=m.dtype), over_rows[:n], report
 

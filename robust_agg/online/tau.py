@@ -42,7 +42,7 @@ class Adaptive:
 
     def init(self) -> State:
         """An empty history: NaN marks a place not yet used."""
-        return {HISTORY: torch.full((self.window,), torch.nan, dtype=torch.float64)}
+        return {HISTORY: torch.full((self.window,), torch.nan, dtype=torch.float64, device="cpu")}
 
     def step(
         self, gaps: Tensor, state: State, *, steps: int, one_at_a_time: bool

@@ -136,7 +136,7 @@ class OnlineEstimate:
         """``()`` int64 on the device: gradients that were rejected, over all vectors."""
         counts = [vector.state[REJECTED] for vector in self._vectors if vector.state]
         if not counts:
-            return torch.zeros((), dtype=torch.int64)
+            return torch.zeros((), dtype=torch.int64, device="cpu")
         return torch.stack([count.to(counts[0].device) for count in counts]).sum()
 
     def of(self, parameter: nn.Parameter) -> Tensor:

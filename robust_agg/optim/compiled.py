@@ -113,17 +113,24 @@ def _move(
 def _run(
     parts: Sequence[Part],
     compiled: Callable[[Lanes], llvm.Kernel],
-    last: Callable[[int, int], int],
+    cell: Callable[[int, int], int],
 ) -> None:
-    """A kernel on the parts, with ``last`` of a part's place and turn as its last argument."""
-    tasks: dict[Lanes, list[tuple[int, ...]]] = {}
+    """A kernel on the parts; `cell` gives its address by a part's place and turn."""
+    tasks: dict[Lanes, list[dict[str, int]]] = {}
     for place, (gradient, estimate, _) in enumerate(parts):
         lanes = _lanes(gradient)
         own = tasks.setdefault(lanes, [])
         g, m = gradient.data_ptr(), estimate.data_ptr()
         steps = gradient.element_size(), estimate.element_size()
         for turn, (lo, hi) in enumerate(ranges(_whole(gradient, lanes), TASK_NUMBERS)):
-            own.append((g + lo * steps[0], m + lo * steps[1], hi - lo, last(place, turn)))
+            own.append(
+                {
+                    "gradient": g + lo * steps[0],
+                    "estimate": m + lo * steps[1],
+                    "width": hi - lo,
+                    "cell": cell(place, turn),
+                }
+            )
     # All parts at once: threads that meet after each of them take half as long again.
     for lanes, own in tasks.items():
         team.run(compiled(lanes), own)
@@ -148,7 +155,7 @@ def _lanes(gradient: Tensor) -> Lanes:
 
 @cache
 def _distance(lanes: Lanes) -> llvm.Kernel:
-    parameters = {"gradient": "ptr", "estimate": "ptr", "width": "i64", "sum": "ptr"}
+    parameters = {"gradient": "ptr", "estimate": "ptr", "width": "i64", "cell": "ptr"}
 
     def add_square(f: Function, index: str, total: str) -> str:
         gap, _ = _gap(f, lanes, index)
@@ -159,7 +166,7 @@ def _distance(lanes: Lanes) -> llvm.Kernel:
 
 @cache
 def _finite(lanes: Lanes) -> llvm.Kernel:
-    parameters = {"gradient": "ptr", "unused": "ptr", "width": "i64", "sum": "ptr"}
+    parameters = {"gradient": "ptr", "width": "i64", "cell": "ptr"}
 
     def add_nothing(f: Function, index: str, total: str) -> str:
         value = vectors.load(f, lanes, "%gradient", index)
@@ -171,7 +178,7 @@ def _finite(lanes: Lanes) -> llvm.Kernel:
 def _summing(
     name: str, lanes: Lanes, parameters: dict[str, str], add: Callable[[Function, str, str], str]
 ) -> llvm.Kernel:
-    """Adds to ``sum`` what ``add`` sums up."""
+    """Adds to ``cell`` what ``add`` sums up."""
     f = Function(name, parameters)
     zeros = [(lanes.vector, "zeroinitializer")] * UNROLLED
     with f.loop("0", "%width", BLOCK) as blocks:
@@ -181,14 +188,14 @@ def _summing(
                 index = f.let(f"add i64 {c.index}, {k * lanes.width}")
                 c.following.append(add(f, index, total))
         for total in c.carried:
-            vectors.add_sum(f, lanes, total, "%sum", "0")
+            vectors.add_sum(f, lanes, total, "%cell", "0")
     return llvm.compile_function(f)
 
 
 @cache
 def _clipped(lanes: Lanes) -> llvm.Kernel:
     def clip(f: Function, gap: str, bound: str, least: str) -> str:
-        return _least(f, lanes, _most(f, lanes, gap, least), bound)
+        return vectors.smaller(f, lanes, vectors.larger(f, lanes, gap, least), bound)
 
     return _moving("move_clipped", lanes, clip)
 
@@ -198,15 +205,17 @@ def _signed(lanes: Lanes) -> llvm.Kernel:
     zero = lanes.splat("0.0")
 
     def sign(f: Function, gap: str, bound: str, least: str) -> str:
-        below = _select(f, lanes, "olt", gap, zero, least, zero)
-        return _select(f, lanes, "ogt", gap, zero, bound, below)
+        kind = lanes.vector
+        below = f.let(f"fcmp olt {kind} {gap}, {zero}")
+        above = f.let(f"fcmp ogt {kind} {gap}, {zero}")
+        return vectors.select(f, lanes, above, bound, vectors.select(f, lanes, below, least, zero))
 
     return _moving("move_by_sign", lanes, sign)
 
 
 def _moving(name: str, lanes: Lanes, step: Callable[[Function, str, str, str], str]) -> llvm.Kernel:
-    f = Function(name, {"gradient": "ptr", "estimate": "ptr", "width": "i64", "bound": "ptr"})
-    number = f.let(f"load {lanes.number}, ptr %bound")
+    f = Function(name, {"gradient": "ptr", "estimate": "ptr", "width": "i64", "cell": "ptr"})
+    number = f.let(f"load {lanes.number}, ptr %cell")
     bound = vectors.broadcast(f, lanes, number)
     least = f.let(f"fneg {lanes.vector} {bound}")
     with f.loop("0", "%width", lanes.width) as columns:
@@ -222,19 +231,3 @@ def _gap(f: Function, lanes: Lanes, index: str) -> tuple[str, str]:
     plain = Lanes(storage=lanes.number, width=lanes.width)
     estimate = vectors.load(f, plain, "%estimate", index)
     return f.let(f"fsub {lanes.vector} {gradient}, {estimate}"), estimate
-
-
-def _least(f: Function, lanes: Lanes, left: str, right: str) -> str:
-    return _select(f, lanes, "olt", left, right, left, right)
-
-
-def _most(f: Function, lanes: Lanes, left: str, right: str) -> str:
-    return _select(f, lanes, "ogt", left, right, left, right)
-
-
-def _select(
-    f: Function, lanes: Lanes, order: str, left: str, right: str, then: str, otherwise: str
-) -> str:
-    kind = lanes.vector
-    holds = f.let(f"fcmp {order} {kind} {left}, {right}")
-    return f.let(f"select <{lanes.width} x i1> {holds}, {kind} {then}, {kind} {otherwise}")

@@ -56,7 +56,9 @@ class Vector:
 
     def start(self, device: torch.device) -> dict[str, Tensor]:
         """The state before the first step."""
-        state = {name: torch.zeros((), dtype=torch.int64) for name in (STEPS, REJECTED)}
+        state = {
+            name: torch.zeros((), dtype=torch.int64, device="cpu") for name in (STEPS, REJECTED)
+        }
         adaptive = self.estimator.adaptive
         state.update({} if adaptive is None else adaptive.init())
         return {name: value.to(device) for name, value in state.items()}
@@ -191,7 +193,7 @@ class Vector:
     def _chosen(self, start: int, size: int, d: int, device: torch.device) -> Tensor:
         key = start, size, d, device
         if key not in self._places:
-            places = torch.linspace(0, d - 1, SAMPLED, dtype=torch.float64).long()
+            places = torch.linspace(0, d - 1, SAMPLED, dtype=torch.float64, device="cpu").long()
             mine = (places >= start) & (places < start + size)
             self._places[key] = (places[mine] - start).to(device)
         return self._places[key]

@@ -119,7 +119,7 @@ class CenteredClipping(Aggregator):
 def _clip_towards(gram: Tensor, accepted: Tensor, radius: float | None, iterations: int) -> Tensor:
     """The weights of the rows after clipping ``iterations`` times, the rest being the start's."""
     n = len(accepted)
-    weights = torch.zeros(n, dtype=torch.float64)
+    weights = torch.zeros(n, dtype=torch.float64, device="cpu")
     for _ in range(iterations):
         along = gram @ weights
         squares = (gram.diagonal() - 2 * along + weights @ along).clamp(min=0)

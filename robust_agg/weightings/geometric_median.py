@@ -82,10 +82,10 @@ class GeometricMedian(Weighted):
         chosen = geometry.accepted.nonzero().flatten()
         solution, report = minimise_distances(
             geometry.gram[chosen][:, chosen],
-            torch.ones(len(chosen), dtype=torch.float64),
+            torch.ones(len(chosen), dtype=torch.float64, device="cpu"),
             tolerance=self.tolerance,
             max_iterations=self.max_iterations,
         )
-        weights = torch.zeros(len(geometry), dtype=torch.float64)
+        weights = torch.zeros(len(geometry), dtype=torch.float64, device="cpu")
         weights[chosen] = solution
         return Weighing(weights, report)

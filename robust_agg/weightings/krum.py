@@ -78,7 +78,7 @@ class MultiKrum(Weighted):
         scores = krum_scores(geometry.squared_distances, self.f)
         count = len(geometry) - self.f if self.m is None else self.m
         best = scores.argsort(stable=True)[:count]
-        weights = torch.zeros(len(geometry), dtype=torch.float64)
+        weights = torch.zeros(len(geometry), dtype=torch.float64, device="cpu")
         weights[best] = 1 / count
         return Weighing(weights)
 

@@ -12,18 +12,18 @@ import torch
 from torch import Tensor
 
 from robust_agg import kernels
-from robust_agg.kernels import cpu, llvm
+from robust_agg.kernels import cpu, llvm, selection
 
-PATHS = ("reference", "numpy", "compiled", "baseline")
-"""Plain torch; the CPU without compilation; compiled for this machine, and for its oldest kin."""
+PATHS = ("reference", "numpy", "compiled", "table", "baseline")
+"""Plain torch; the CPU without compilation; compiled for this machine, with few rows treated as few
+and as many, and for its oldest kin."""
 
 DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
 KERNEL_CACHES = (
     cpu._host_lanes,
-    cpu._order_mean,
+    cpu._compiled,
     cpu._centred_gram,
-    cpu._pulled_median,
     cpu._gram,
     cpu._row_distances,
     cpu._combine,
@@ -33,16 +33,18 @@ KERNEL_CACHES = (
 @contextmanager
 def on_path(path: str) -> Iterator[None]:
     """`robust_agg.kernels` takes `path` whatever the shapes are."""
-    if path in {"compiled", "baseline"} and not llvm.available():
+    if path in {"compiled", "table", "baseline"} and not llvm.available():
         pytest.skip("llvmlite is not installed: there are no compiled kernels")
     with pytest.MonkeyPatch.context() as patch:
         if path == "reference":
-            patch.setattr(kernels, "_is_plain", lambda rows: False)
+            patch.setattr(kernels, "_is_plain", lambda *tensors: False)
         elif path == "numpy":
             patch.setenv("ROBUST_AGG_JIT", "0")
         else:
-            patch.setattr(cpu, "COMPILE_AFTER", 0)
+            patch.setattr(selection, "COMPILE_AFTER", 0)
             patch.setattr(cpu, "SMALLEST_COMPILED", 0)
+        if path == "table":
+            patch.setattr(selection, "LARGEST_NETWORK", 0)
         if path == "baseline":
             oldest = llvm.Host(
                 processor="generic", features="", vector_bytes=16, converts_half=False

@@ -15,7 +15,7 @@ from torch import Tensor
 from robust_agg import kernels
 from robust_agg.kernels import blocks, llvm
 
-Results = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
+Results = tuple[Tensor, ...]
 
 
 def everything(rows: Tensor, point: Tensor) -> Results:
@@ -25,6 +25,8 @@ def everything(rows: Tensor, point: Tensor) -> Results:
         *kernels.centred_gram(rows, point[None]),
         kernels.row_distances(rows, point),
         kernels.combine(rows, weights, point),
+        kernels.mix(rows, weights[None].expand(5, -1)),
+        kernels.pulled_median(rows, point, 0.3),
     )
 
 
@@ -119,9 +121,9 @@ SAME_NUMBERS = (
     "{before}\n"
     "import torch\n"
     "from robust_agg import kernels\n"
-    "from robust_agg.kernels import cpu, llvm\n"
+    "from robust_agg.kernels import llvm, selection\n"
     "rows = torch.arange(7 * 30011.).mul(0.7).cos().view(7, -1)\n"
-    "cpu.COMPILE_AFTER = 0\n"
+    "selection.COMPILE_AFTER = 0\n"
     "print(llvm.available(), kernels.sorted_mean(rows, 2, 5).double().sum().item())\n"
     "print('llvmlite' in sys.modules and sys.modules['llvmlite'] is not None)"
 )
@@ -142,9 +144,9 @@ def test_a_forked_process_gets_threads_of_its_own() -> None:
     script = (
         "import os, torch\n"
         "from robust_agg import kernels\n"
-        "from robust_agg.kernels import blocks, cpu\n"
+        "from robust_agg.kernels import blocks, selection\n"
         "torch.set_num_threads(2)\n"
-        "blocks.TASK_NUMBERS, cpu.COMPILE_AFTER = 1 << 10, 0\n"
+        "blocks.TASK_NUMBERS, selection.COMPILE_AFTER = 1 << 10, 0\n"
         "rows = torch.arange(700.).view(7, 100).sin()\n"
         "rows = rows.repeat(1, 20)\n"
         "expected = kernels.sorted_mean(rows, 3, 4)\n"
@@ -154,3 +156,106 @@ def test_a_forked_process_gets_threads_of_its_own() -> None:
         "print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))\n"
     )
     assert run(script) == "0"
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this platform has no fork")
+@pytest.mark.skipif(not llvm.available(), reason="nothing is compiled without llvmlite")
+def test_a_fork_amid_a_compilation_leaves_the_child_able_to_compile() -> None:
+    script = (
+        "import os, threading, torch\n"
+        "from robust_agg import kernels\n"
+        "from robust_agg.kernels import llvm, selection\n"
+        "selection.COMPILE_AFTER = 0\n"
+        "begun, compiled = threading.Event(), llvm._compiled\n"
+        "def telling(*arguments):\n"
+        "    begun.set()\n"
+        "    return compiled(*arguments)\n"
+        "llvm._compiled = telling\n"
+        "rows = torch.randn(64, 100)\n"
+        "thread = threading.Thread(target=kernels.mean_around, args=(rows, 31, 33, 20))\n"
+        "thread.start()\n"
+        "begun.wait()\n"
+        "child = os.fork()\n"
+        "if child == 0:\n"
+        "    kernels.sorted_mean(rows[:7], 3, 4)\n"
+        "    os._exit(0)\n"
+        "thread.join()\n"
+        "print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))\n"
+    )
+    assert run(script) == "0"
+
+
+@pytest.mark.skipif(not llvm.available(), reason="nothing is compiled without llvmlite")
+def test_threads_that_want_the_same_kernel_share_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    def function() -> llvm.Function:
+        f = llvm.Function("shared_by_threads", {"cell": "ptr"})
+        f.do("store i64 1, ptr %cell")
+        return f
+
+    compiled: list[str] = []
+    compile_one = llvm._compiled
+
+    def counting(function: llvm.Function, text: str, machine: llvm.Host) -> llvm.Kernel:
+        compiled.append(function.name)
+        return compile_one(function, text, machine)
+
+    monkeypatch.setattr(llvm, "_compiled", counting)
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda _: llvm.compile_function(function()), range(8)))
+    assert len({id(kernel) for kernel in found}) == 1
+    assert compiled == ["shared_by_threads"]
+
+
+@pytest.mark.parametrize("n", [40, 64, 512])
+def test_a_thread_with_a_small_stack(n: int) -> None:
+    """What a value a row takes in a program must not lie on the stack."""
+    script = (
+        "import threading, torch\n"
+        "from robust_agg import kernels\n"
+        "from robust_agg.kernels import selection\n"
+        "selection.COMPILE_AFTER = 0\n"
+        "torch.set_num_threads(1)\n"
+        f"rows = torch.randn({n}, 100)\n"
+        "expected = kernels.mean_around(rows, 3, 4, 10)\n"
+        "threading.stack_size(64 << 10)\n"
+        "found = []\n"
+        "call = lambda: found.append(kernels.mean_around(rows, 3, 4, 10))\n"
+        "thread = threading.Thread(target=call)\n"
+        "thread.start()\n"
+        "thread.join()\n"
+        "print(torch.equal(found[0], expected))\n"
+    )
+    assert run(script) == "True"
+
+
+def test_an_llvmlite_that_cannot_be_loaded_is_none() -> None:
+    script = (
+        "import importlib.abc, sys, torch\n"
+        "class Broken(importlib.abc.MetaPathFinder):\n"
+        "    def find_spec(self, name, path, target=None):\n"
+        "        if name == 'llvmlite.binding':\n"
+        "            raise OSError('Could not find/load shared object file')\n"
+        "sys.meta_path.insert(0, Broken())\n"
+        "from robust_agg import kernels\n"
+        "from robust_agg.kernels import llvm, selection\n"
+        "selection.COMPILE_AFTER = 0\n"
+        "print(llvm.available(), kernels.sorted_mean(torch.ones(5, 9), 2, 3).tolist() == [1.0] * 9)"
+    )
+    assert run(script) == "False True"
+
+
+def test_tensors_without_memory_of_their_own(path: str) -> None:
+    zeros = torch._efficientzerotensor((9, 64))
+    expected = everything(torch.zeros(9, 64), torch.zeros(64))
+    with on_path(path):
+        assert equal(everything(zeros, torch._efficientzerotensor((64,))), expected)
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [torch.zeros(5, 8, dtype=torch.float8_e4m3fn), torch.eye(5).to_sparse()],
+    ids=["float8", "sparse"],
+)
+def test_rows_that_no_kernel_takes_are_named(rows: Tensor) -> None:
+    with pytest.raises(ValueError, match="rows must be a dense float matrix"):
+        kernels.sorted_mean(rows, 2, 3)

@@ -21,7 +21,7 @@ def centres(n: int, far: int) -> set[tuple[int, int]]:
 
 
 @pytest.mark.parametrize("path", PATHS)
-@pytest.mark.parametrize("n", [*range(1, 34), 63, 64, 65, 100])
+@pytest.mark.parametrize("n", [*range(1, 34), 63, 64, 65, 100, 321])
 def test_every_number_of_rows(path: str, n: int) -> None:
     rows = draw(n, 131, torch.float32, seed=n)
     with on_path(path):
@@ -53,6 +53,15 @@ def test_of_two_as_far_the_lower_is_kept(path: str) -> None:
     with on_path(path):
         assert kernels.mean_around(rows, 2, 3, 1).tolist() == [-0.25]
         assert kernels.mean_around(-rows, 2, 3, 1).tolist() == [-0.75]
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_distances_of_denormals_are_exact(path: str) -> None:
+    """Half of an odd one would be rounded."""
+    least = 2.0**-149
+    rows = torch.tensor([[1.0], [3.0], [6.0]]).mul(least)
+    with on_path(path):
+        assert kernels.mean_around(rows, 1, 2, 1).tolist() == [2 * least]
 
 
 @pytest.mark.parametrize("path", PATHS)

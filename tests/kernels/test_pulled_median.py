@@ -66,11 +66,11 @@ def test_layouts_in_memory(path: str, layout: str) -> None:
 @given(data=st.data(), n=st.integers(1, 20), d=st.integers(1, 40))
 def test_every_path_finds_the_same_number(path: str, data: st.DataObject, n: int, d: int) -> None:
     seed = data.draw(st.integers(0, 2**31))
-    rows = draw(n + 1, d, torch.float32, seed=seed).mul(data.draw(st.sampled_from([1, 3])))
-    rows, point = rows[:-1], rows[-1]
+    drawn = draw(n + 1, d, torch.float32, seed=seed).mul(data.draw(st.sampled_from([1, 3])))
+    rows, point = drawn[:-1], drawn[-1]
     for _ in range(data.draw(st.integers(0, 12))):
-        i, j = data.draw(st.integers(0, n - 1)), data.draw(st.integers(0, d - 1))
-        rows[i, j] = data.draw(st.sampled_from(SPECIAL))
+        i, j = data.draw(st.integers(0, n)), data.draw(st.integers(0, d - 1))
+        drawn[i, j] = data.draw(st.sampled_from(SPECIAL))
     tau = data.draw(st.sampled_from([1e-3, 0.5, 2.0, 1e6]))
     with on_path("reference"):
         expected = kernels.pulled_median(rows, point, tau)

@@ -125,7 +125,8 @@ def test_the_rows_are_measured_once_in_the_ordinary_case(
 ) -> None:
     g = generator(0)
     rows = torch.randn(N, d, generator=g) / d**0.5
-    rows += rows.norm(dim=1).max() * torch.randn(d, generator=g).sign() / d**0.5
+    # Twice as far from the origin as from one another: no row lies at the origin itself.
+    rows += 2 * rows.norm(dim=1).max() * torch.randn(d, generator=g).sign() / d**0.5
     rows[:F] *= 1e3
 
     def again(rows: Tensor) -> Tensor:

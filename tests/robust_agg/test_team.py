@@ -58,7 +58,7 @@ def test_a_compiled_task_runs_once(
 
     monkeypatch.setattr(team, "_fork_join", lambda: None if own else counting)
     cells = torch.zeros(MANY, dtype=torch.int64)
-    tasks = [(cells.data_ptr() + 8 * place, place) for place in range(MANY)]
+    tasks = [{"cell": cells.data_ptr() + 8 * place, "number": place} for place in range(MANY)]
     team.run(adding(), tasks)
     assert torch.equal(cells, torch.arange(MANY))
     team.run(adding(), [])
