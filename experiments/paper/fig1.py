@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, ClassVar, Self
 import torch
 from torch import Tensor
 
-from experiments.paper.study import Claim, Piece, Preset, Row, Study, Tick
-from experiments.paper.style import new_figure
+from experiments.studies.canvas import new_figure
+from experiments.studies.study import Claim, Piece, Preset, Row, Study, Tick
 from robust_agg import CoordinateWiseMedian, GeometricMedian, Mean
 from robust_agg.seeding import generator
 

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from experiments.paper import fig2_claims, fig2_figures
 from experiments.paper.streams import UPDATES, Update, follow, log_spaced
-from experiments.paper.study import Claim, Piece, Preset, Row, Study, Tick
 from experiments.stable import elliptical_stable, symmetric_stable
+from experiments.studies.study import Claim, Piece, Preset, Row, Study, Tick
 from robust_agg import Adaptive, CoordinateWiseMedian, GeometricMedian, Mean, OnlineMedian
 from robust_agg.seeding import generator
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 
-from experiments.paper.study import Claim, Row
+from experiments.studies.study import Claim, Row
 
 PAPER = "section 4.1, figure 2"
 OURS = "robust-agg"

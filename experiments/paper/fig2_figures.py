@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from experiments.paper.streams import UPDATES
-from experiments.paper.study import Row
-from experiments.paper.style import STYLES, new_figure
+from experiments.paper.style import STYLES
+from experiments.studies.canvas import new_figure
+from experiments.studies.study import Row
 
 if TYPE_CHECKING:
     from matplotlib.artist import Artist

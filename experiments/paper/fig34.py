@@ -19,7 +19,7 @@ from experiments.language.transformer_xl import TransformerXL
 from experiments.paper import fig34_claims, fig34_figures
 from experiments.paper.bank import Bank, clip_path, draw
 from experiments.paper.streams import UPDATES, follow, log_spaced
-from experiments.paper.study import Claim, ModelStudy, Piece, Preset, Row, Tick
+from experiments.studies.study import Claim, ModelStudy, Piece, Preset, Row, Tick
 from robust_agg.seeding import derive, generator
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 
 from experiments.paper.fig34_numbers import METHODS, Point, error_at, level, noise, sweep
-from experiments.paper.study import Claim, Row
+from experiments.studies.study import Claim, Row
 
 PAPER = "section 4.2"
 OURS = "robust-agg"

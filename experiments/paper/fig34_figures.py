@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from experiments.paper.fig34_numbers import METHODS, curve, level, sweep
-from experiments.paper.study import Row
-from experiments.paper.style import STYLES, new_figure
+from experiments.paper.style import STYLES
+from experiments.studies.canvas import new_figure
+from experiments.studies.study import Row
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from experiments.paper.study import Row
+from experiments.studies.study import Row
 
 METHODS = ("momentum", "bias-corrected momentum", "VClip", "CClip")
 

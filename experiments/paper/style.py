@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+from typing import Any
 
 # Okabe & Ito's colours, which colour-blind readers tell apart; the two forms of a divergence share
 # one and differ in their dashes.
@@ -21,13 +18,3 @@ STYLES: dict[str, dict[str, Any]] = {
     "coordinate-wise median": {"color": "#555555", "linestyle": "--"},
     "geometric median": {"color": "#555555", "linestyle": "-."},
 }
-
-
-def new_figure(width: float, height: float) -> Figure:
-    """A figure without pyplot, which would choose a backend for the whole process."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(width, height), layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure

@@ -20,7 +20,7 @@ from experiments.paper import training_report
 from experiments.paper.corruption import CORRUPTIONS
 from experiments.paper.recipes import RECIPES
 from experiments.paper.search import search
-from experiments.paper.study import Claim, ModelStudy, Piece, Preset, Row, Tick
+from experiments.studies.study import Claim, ModelStudy, Piece, Preset, Row, Table, Tick
 from robust_agg.seeding import derive, generator
 
 if TYPE_CHECKING:
@@ -214,8 +214,9 @@ class Training(ModelStudy):
     def claims(self, rows: Sequence[Row]) -> list[Claim]:
         return training_report.claims(rows, self.corruptions, self.methods, self._guess)
 
-    def table(self, rows: Sequence[Row]) -> Sequence[Sequence[str]]:
-        return training_report.table(rows, self.corruptions, self.methods)
+    def tables(self, rows: Sequence[Row]) -> Mapping[str, Table]:
+        title = "Final validation loss, mean (least to largest) over seeds, at the setting found"
+        return {title: training_report.table(rows, self.corruptions, self.methods)}
 
     def notes(self, rows: Sequence[Row]) -> list[str]:
         return [

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from scipy.stats import t as student_t
 
-from experiments.paper.study import Claim, Row
-from experiments.paper.style import STYLES, new_figure
+from experiments.paper.style import STYLES
+from experiments.studies.canvas import new_figure
+from experiments.studies.study import Claim, Row
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -78,7 +79,7 @@ def draw(
 def table(
     rows: Sequence[Row], corruptions: Sequence[str], methods: Sequence[str]
 ) -> list[list[str]]:
-    """A line a method: final losses, mean (least to largest) over seeds, and the setting found."""
+    """A line a method: final losses over seeds, and the setting found."""
     lines = [["method", *corruptions]]
     for method in methods:
         line = [method]

@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Self
 
 import pytest
+from pyarrow import parquet
 
 from experiments.config import ConfigError
-from experiments.paper.carry_out import Outcome, carry_out
-from experiments.paper.study import Claim, Piece, Preset, Row, Study, Tick
-from experiments.paper.style import new_figure
+from experiments.studies.canvas import new_figure
+from experiments.studies.carry_out import Outcome, carry_out
+from experiments.studies.study import Claim, Piece, Preset, Row, Study, Table, Tick
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -57,8 +58,9 @@ class Squares(Study):
             Claim(statement="all are real", source="nobody", measured="-", holds=None),
         ]
 
-    def table(self, rows: Sequence[Row]) -> Sequence[Sequence[str]]:
-        return [("number", "square"), *((str(row["i"]), str(row["square"])) for row in rows)]
+    def tables(self, rows: Sequence[Row]) -> Mapping[str, Table]:
+        lines = ((str(row["i"]), str(row["square"])) for row in rows)
+        return {"All of them": [("number", "square"), *lines]}
 
     def notes(self, rows: Sequence[Row]) -> list[str]:
         return [f"{len(rows)} numbers"]
@@ -93,6 +95,11 @@ def test_a_study_leaves_numbers_figures_and_a_page(tmp_path: Path) -> None:
             {"i": "1", "square": "1", "odd": "yes"},
             {"i": "2", "square": "4", "odd": ""},
         ]
+    assert parquet.read_table(folder / "numbers.parquet").to_pylist() == [
+        {"i": 0, "square": 0, "odd": None},
+        {"i": 1, "square": 1, "odd": "yes"},
+        {"i": 2, "square": 4, "odd": None},
+    ]
     assert (folder / "squares.png").read_bytes().startswith(b"\x89PNG")
     assert (folder / "squares.pdf").read_bytes().startswith(b"%PDF")
     lines = outcome.page.read_text().splitlines()
@@ -101,6 +108,7 @@ def test_a_study_leaves_numbers_figures_and_a_page(tmp_path: Path) -> None:
     assert "| \\|x\\|² grows | Euclid | 4 | yes |" in lines
     assert "| all are even | nobody | 1 | **no** |" in lines
     assert "| all are real | nobody | - | not decided here |" in lines
+    assert "## All of them" in lines
     assert lines[lines.index("| number | square |") + 1 :][:4] == [
         "| --- | --- |",
         "| 0 | 0 |",

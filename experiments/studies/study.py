@@ -20,6 +20,8 @@ Row: TypeAlias = dict[str, Any]
 Tick: TypeAlias = Callable[[float], None]
 """Told the share of a piece that is done."""
 Piece: TypeAlias = Callable[[Tick], list[Row]]
+Table: TypeAlias = Sequence[Sequence[str]]
+"""Lines of cells, the headings first."""
 Preset = Literal["smoke", "default", "full"]
 
 
@@ -42,7 +44,7 @@ class Claim:
 
 @dataclass(frozen=True, kw_only=True)
 class Study(ABC):
-    """One figure of the paper; its fields are the configuration that a folder is bound to."""
+    """A question put to numbers; its fields are the configuration that a folder is bound to."""
 
     title: ClassVar[str]
     decides: bool = True
@@ -51,7 +53,7 @@ class Study(ABC):
     @classmethod
     @abstractmethod
     def preset(cls, name: Preset) -> Self:
-        """smoke takes seconds, default minutes on two cores; full is the paper's own size."""
+        """smoke takes seconds, default minutes on two cores; full is as large as is of use."""
 
     @property
     def fingerprint(self) -> str:
@@ -78,15 +80,15 @@ class Study(ABC):
 
     @abstractmethod
     def figures(self, rows: Sequence[Row]) -> Mapping[str, Figure]:
-        """The figures by file name, the paper's own first."""
+        """The figures by file name, the main one first."""
 
     @abstractmethod
     def claims(self, rows: Sequence[Row]) -> list[Claim]:
-        """What the paper, and this project, say about it, against the numbers."""
+        """What is said about it, against the numbers."""
 
-    def table(self, rows: Sequence[Row]) -> Sequence[Sequence[str]]:
-        """A table for the page, the headings first; none by default."""
-        return ()
+    def tables(self, rows: Sequence[Row]) -> Mapping[str, Table]:
+        """Tables for the page by their titles; none by default."""
+        return {}
 
     @abstractmethod
     def notes(self, rows: Sequence[Row]) -> list[str]:

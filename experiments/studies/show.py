@@ -1,11 +1,10 @@
-"""``robust-agg paper``: one figure of the paper, from its preset to its page."""
+"""A study carried out before the user's eyes: progress, then tables, claims and notes."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
 
+from rich import table as rich_table
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -15,31 +14,14 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
-from rich.table import Table
 
-from experiments.paper.carry_out import Outcome, carry_out
-from experiments.paper.fig1 import Outliers
-from experiments.paper.fig2 import StableNoise
-from experiments.paper.fig34 import PTB, WikiText
-from experiments.paper.study import Preset, Study, Tick
-from experiments.paper.training import Training
 from experiments.provenance import where
-
-FigureName = Literal["fig1", "fig2", "fig3", "fig4", "training"]
-STUDIES: Mapping[FigureName, type[Study]] = {
-    "fig1": Outliers,
-    "fig2": StableNoise,
-    "fig3": PTB,
-    "fig4": WikiText,
-    "training": Training,
-}
+from experiments.studies.carry_out import Outcome, carry_out
+from experiments.studies.study import Preset, Study, Table, Tick
 
 
-def run(
-    name: FigureName, preset: Preset, device: str, folder: Path, console: Console, command: str
-) -> None:
-    """Do the study, or what is left of it in ``folder``, and show its claims."""
-    study = STUDIES[name].preset(preset).on(device)
+def run(study: Study, preset: Preset, folder: Path, console: Console, command: str) -> None:
+    """Do the study, or what is left of it in ``folder``, and show what came out."""
     bars = Progress(
         TextColumn("{task.description}", markup=False),
         BarColumn(),
@@ -68,17 +50,26 @@ def run(
             return tick
 
         outcome = carry_out(study, folder, command=command, where=where(), on_piece=on_piece)
-    console.print(_claims(outcome))
+    for title, table in outcome.tables.items():
+        console.print(_shown(title, table))
+    if outcome.claims:
+        console.print(_shown(None, _claims(outcome)))
     for note in outcome.notes:
         console.print(f"- {note}", soft_wrap=True)
     console.print(f"page: {outcome.page}", soft_wrap=True)
 
 
-def _claims(outcome: Outcome) -> Table:
-    shown = Table()
-    for heading in ("claim", "by", "measured", "holds"):
-        shown.add_column(heading)
-    for claim in outcome.claims:
-        verdict = {True: "yes", False: "NO", None: "not decided here"}[claim.holds]
-        shown.add_row(claim.statement, claim.source, claim.measured, verdict)
+def _shown(title: str | None, table: Table) -> rich_table.Table:
+    shown = rich_table.Table(title=title, title_justify="left")
+    for place, heading in enumerate(table[0]):
+        # What a line is about is read whole.
+        shown.add_column(heading, no_wrap=title is not None and place == 0)
+    for line in table[1:]:
+        shown.add_row(*line)
     return shown
+
+
+def _claims(outcome: Outcome) -> Table:
+    verdict = {True: "yes", False: "NO", None: "not decided here"}
+    lines = [(c.statement, c.source, c.measured, verdict[c.holds]) for c in outcome.claims]
+    return [("claim", "by", "measured", "holds"), *lines]

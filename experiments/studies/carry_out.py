@@ -7,7 +7,7 @@ import dataclasses
 import json
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
@@ -15,18 +15,19 @@ from pathlib import Path
 from typing import Any
 
 from experiments.config import ConfigError
-from experiments.paper.page import page
-from experiments.paper.study import Claim, Piece, Row, Study, Tick
 from experiments.run_folder import LOCK, locked
+from experiments.studies.page import page
+from experiments.studies.study import Claim, Piece, Row, Study, Table, Tick
 
 CONFIG = "config.json"
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What :func:`carry_out` leaves: the page's file, its claims and its notes."""
+    """What :func:`carry_out` leaves: the page's file, and what is on it."""
 
     page: Path
+    tables: Mapping[str, Table]
     claims: list[Claim]
     notes: list[str]
 
@@ -72,10 +73,12 @@ def carry_out(
         rows = [row for piece in done for row in piece["rows"]]
         seconds = sum(piece["seconds"] for piece in done)
         _write_csv(folder / "numbers.csv", rows)
+        _write_parquet(folder / "numbers.parquet", rows)
         figures = study.figures(rows)
         for name, figure in figures.items():
             figure.savefig(folder / f"{name}.png", dpi=110)
             figure.savefig(folder / f"{name}.pdf")
+        tables = study.tables(rows)
         claims = study.claims(rows)
         if not study.decides:
             claims = [dataclasses.replace(claim, holds=None) for claim in claims]
@@ -83,14 +86,14 @@ def carry_out(
         notes = [
             *study.notes(rows),
             *(() if study.decides else ("so small a study only shows that everything runs",)),
-            "numbers.csv: a row a measurement, cells that do not apply to it are empty",
+            "numbers.csv, numbers.parquet: a row a measurement, cells that do not apply are empty",
             f"{seconds:.0f} s of computing",
             *places,
             f"`{command}`",
         ]
         with _replacing(folder / "README.md") as file:
-            file.write_text(page(study, rows, list(figures), claims, notes), encoding="utf-8")
-    return Outcome(folder / "README.md", claims, notes)
+            file.write_text(page(study, list(figures), tables, claims, notes), encoding="utf-8")
+    return Outcome(folder / "README.md", tables, claims, notes)
 
 
 def _check_free(folder: Path) -> None:
@@ -167,9 +170,21 @@ def _replacing(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+def _names(rows: Sequence[Row]) -> list[str]:
+    return list(dict.fromkeys(name for row in rows for name in row))
+
+
 def _write_csv(path: Path, rows: Sequence[Row]) -> None:
-    names = list(dict.fromkeys(name for row in rows for name in row))
     with _replacing(path) as file, file.open("w", newline="", encoding="utf-8") as out:
-        writer = csv.DictWriter(out, names)
+        writer = csv.DictWriter(out, _names(rows))
         writer.writeheader()
         writer.writerows(rows)
+
+
+def _write_parquet(path: Path, rows: Sequence[Row]) -> None:
+    import pyarrow
+    from pyarrow import parquet
+
+    table = pyarrow.table({name: [row.get(name) for row in rows] for name in _names(rows)})
+    with _replacing(path) as file:
+        parquet.write_table(table, file)

@@ -2,35 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
-from experiments.paper.study import Claim, Row, Study
+from experiments.studies.study import Claim, Study, Table
 
 
 def page(
     study: Study,
-    rows: Sequence[Row],
     figures: Sequence[str],
+    tables: Mapping[str, Table],
     claims: Sequence[Claim],
     notes: Sequence[str],
 ) -> str:
-    """The study as Markdown: figures, then claims with verdicts, then what was run."""
+    """The study as Markdown: figures, then claims with verdicts, tables, and what was run."""
     verdict = {True: "yes", False: "**no**", None: "not decided here"}
     lines = [f"# {study.title}", "", " ".join((study.__doc__ or "").split()), ""]
     for name in figures:
         lines += [f"![{name}]({name}.png)", ""]
     verdicts = [(c.statement, c.source, c.measured, verdict[c.holds]) for c in claims]
     lines += _markdown([("claim", "by", "measured", "holds"), *verdicts])
-    lines += _markdown(study.table(rows))
+    for title, table in tables.items():
+        lines += [f"## {title}", "", *_markdown(table)]
+    lines += ["## What was run", ""] if tables else []
     lines += [*(f"- {note}" for note in notes), ""]
     return "\n".join(lines)
 
 
-def _markdown(cells: Sequence[Sequence[str]]) -> list[str]:
-    if not cells:
-        return []
-    lines = [f"| {' | '.join(cell.replace('|', _BAR) for cell in line)} |" for line in cells]
-    return [lines[0], f"|{' --- |' * len(cells[0])}", *lines[1:], ""]
+def _markdown(table: Table) -> list[str]:
+    lines = [f"| {' | '.join(cell.replace('|', _BAR) for cell in line)} |" for line in table]
+    return [lines[0], f"|{' --- |' * len(table[0])}", *lines[1:], ""]
 
 
 _BAR = "\\|"
