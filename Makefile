@@ -4,7 +4,7 @@ VENV := .venv
 INSTALLED := $(VENV)/.installed
 ARGS ?=
 
-.PHONY: run test lint benchmark clean
+.PHONY: run test lint benchmark peers clean
 
 # 20 workers, 4 of them Byzantine, four defences side by side, each with and without the attack.
 run: $(INSTALLED)
@@ -18,9 +18,18 @@ lint: $(INSTALLED)
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
 
-# How fast, beside the plain forms, on this machine.
-benchmark: $(INSTALLED)
-	$(VENV)/bin/python -m experiments.benchmark $(ARGS)
+# What things cost on this machine, beside other libraries: BENCH=aggregators, train, transport, optim.
+BENCH ?= aggregators
+benchmark: peers
+	$(VENV)/bin/robust-agg bench $(BENCH) $(ARGS)
+
+# The libraries that are compared with, beside a torch that they say they cannot bear.
+peers: $(VENV)/.peers
+
+$(VENV)/.peers: $(INSTALLED) experiments/bench/peers.txt
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check \
+		--no-deps --requirement experiments/bench/peers.txt
+	touch $@
 
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)

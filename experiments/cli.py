@@ -14,11 +14,13 @@ from cyclopts import App, ArgumentCollection, CycloptsError, Parameter
 from rich.console import Console
 
 from experiments import catalogue, figure, report, run_folder, runs
+from experiments.bench.catalogue import BENCHES, BenchName
 from experiments.config import ConfigError, RunConfig
-from experiments.paper import command as paper_command
-from experiments.paper.command import FigureName
-from experiments.paper.study import Preset
+from experiments.paper.catalogue import STUDIES as FIGURES
+from experiments.paper.catalogue import FigureName
 from experiments.progress import Progress
+from experiments.studies import show
+from experiments.studies.study import Preset, Study
 from robust_agg import __version__
 from workers.transport import HostError
 
@@ -110,12 +112,47 @@ def paper(
     device
         Where models compute: auto (CUDA where there is one), cpu, cuda, cuda:1, ...
     """
-    folder = Path("runs", "paper", f"{figure}-{preset}") if out is None else out
-    words = ["robust-agg", "paper", figure, "--preset", preset, "--out", str(folder)]
+    words = ["robust-agg", "paper", figure]
+    return _study(FIGURES[figure], words, preset, out, device)
+
+
+@app.command
+def bench(
+    what: BenchName,
+    *,
+    preset: Preset = "default",
+    out: Path | None = None,
+    device: str = "auto",
+) -> int:
+    """Measure what things cost on this machine, beside the peers that are installed.
+
+    Leaves tables, figures, the numbers and a page in a folder. Called again after Ctrl-C, or a
+    crash, it does what is left.
+
+    Parameters
+    ----------
+    what
+        The benchmark.
+    preset
+        smoke takes seconds, default minutes on two cores.
+    out
+        The benchmark's folder; runs/bench/WHAT-PRESET if not given.
+    device
+        Where tensors are: auto (CUDA where there is one), cpu, cuda, cuda:1, ...
+    """
+    return _study(BENCHES[what], ["robust-agg", "bench", what], preset, out, device)
+
+
+def _study(
+    kind: type[Study], words: list[str], preset: Preset, out: Path | None, device: str
+) -> int:
+    """Carry out a study that ``words`` ask for; by default in the folder they name in runs/."""
+    folder = Path("runs", words[1], f"{words[2]}-{preset}") if out is None else out
+    words = [*words, "--preset", preset, "--out", str(folder)]
     again = shlex.join(words if device == "auto" else [*words, "--device", device])
     console = _console()
     try:
-        paper_command.run(figure, preset, device, folder, console, again)
+        show.run(kind.preset(preset).on(device), preset, folder, console, again)
     except KeyboardInterrupt:
         console.print(f"interrupted; continue with: {again}", soft_wrap=True)
         return 130

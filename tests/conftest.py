@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import signal
-import tempfile
 
 import torch
 from hypothesis import HealthCheck, settings
@@ -15,10 +13,6 @@ torch.set_num_threads(2)
 # A shell's `&` has SIGINT ignored, by children too: tests of Ctrl-C would wait for ever.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
-
-# Code that was compiled by another state of the project has no part in its tests.
-_cache = tempfile.TemporaryDirectory(prefix="robust-agg-cache-")
-os.environ.setdefault("ROBUST_AGG_CACHE", _cache.name)
 
 settings.register_profile(
     "default",

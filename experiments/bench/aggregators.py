@@ -1,0 +1,170 @@
+"""``robust-agg bench aggregators``: every rule beside the peers and the time to read the rows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache, partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self
+
+import torch
+from torch import Tensor
+
+from experiments.bench import aggregators_report as report
+from experiments.bench import plain
+from experiments.bench.clock import SLOW, peak_extra, timing
+from experiments.bench.first_call import first_calls
+from experiments.bench.peers import PEERS, MissingPeerError
+from experiments.bench.rules import RULES, Form, ours
+from experiments.studies.study import Claim, ModelStudy, Piece, Preset, Row, Table, Tick
+from robust_agg.seeding import generator
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+OURS = "robust-agg"
+MEASURABLE = 10**8
+"""Rows of more numbers are not computed in float64 to compare with."""
+
+
+class Case(NamedTuple):
+    """Rows that rules are timed on; peers too, if asked."""
+
+    n: int
+    d: int
+    dtype: str = "float32"
+    peers: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Aggregators(ModelStudy):
+    """Every rule on Gaussian rows, a quarter of which are far off. Times are medians of repeats
+    after a warm-up, as multiples of the time in which `sum()` reads the same bytes as float32 in
+    the same process; errors are relative, in the norm, to the rule's definition in float64; memory
+    is the most that a call adds to the process, the result included, as a share of the rows."""
+
+    title: ClassVar[str] = "Aggregation beside the peers and the memory limit"
+
+    cases: tuple[Case, ...]
+    rules: tuple[str, ...] = RULES
+    fresh: tuple[int, ...] = ()
+    """Numbers of rows for which a process's first call is timed, on the CPU."""
+
+    @classmethod
+    def preset(cls, name: Preset) -> Self:
+        if name == "smoke":
+            return cls(
+                cases=(Case(8, 1000, peers=True), Case(9, 1001, "bfloat16")),
+                fresh=(9,),
+                decides=False,
+            )
+        peers = [Case(n, 10**6, peers=True) for n in (8, 16, 32, 64)]
+        many = [Case(n, 10**6) for n in (128, 256, 512)]
+        long = [Case(32, d) for d in (10**4, 10**5, 10**7)]
+        dtypes = [Case(32, 10**6, dtype) for dtype in ("float64", "bfloat16", "float16")]
+        if name == "full":
+            long.append(Case(32, 10**8))
+        return cls(cases=(*peers, *many, *dtypes, *long), fresh=(32, 64, 128, 256, 512))
+
+    def pieces(self, folder: Path) -> Mapping[str, Piece]:
+        pieces: dict[str, Piece] = {
+            f"{rule}, {case.n} x {case.d} {case.dtype}": partial(self._measure, rule, case)
+            for case in self.cases
+            for rule in self.rules
+        }
+        if self.device == "cpu":
+            pieces.update({f"first call, n = {n}": partial(first_calls, n) for n in self.fresh})
+        return pieces
+
+    def _measure(self, rule: str, case: Case, tick: Tick) -> list[Row]:
+        rows, f = _rows(case, self.device), case.n // 4
+        exact = None
+        if rows.numel() <= MEASURABLE:
+            exact = plain.TORCH[rule](rows.double(), f)
+        common = {
+            "rule": rule,
+            "n": case.n,
+            "f": f,
+            "d": case.d,
+            "dtype": case.dtype,
+            "device": self.device,
+            "read_ms": timing(partial(_read, rows), self.device).ms,
+        }
+        forms = list(self._forms(rule, case, rows, f))
+        measured: list[Row] = []
+        for place, (who, form) in enumerate(forms):
+            found = {"note": form} if isinstance(form, str) else self._numbers(form, rows, exact)
+            measured.append({**common, "who": who, **found})
+            tick((place + 1) / len(forms))
+        return measured
+
+    def _forms(
+        self, rule: str, case: Case, rows: Tensor, f: int
+    ) -> Iterator[tuple[str, Form | str]]:
+        """Whoever has the rule, with its form, or why there is none."""
+        yield OURS, ours(rule, rows, f)
+        for peer, load in PEERS.items() if case.peers else ():
+            try:
+                catalogue = load()
+            except MissingPeerError as error:
+                yield peer, str(error)
+                continue
+            if rule in catalogue and not (peer == "plain numpy" and self.device != "cpu"):
+                yield peer, catalogue[rule](rows, f)
+
+    def _numbers(self, form: Form, rows: Tensor, exact: Tensor | None) -> dict[str, Any]:
+        call: Callable[[], object] = partial(form, rows)
+        found = timing(call, self.device)
+        extra = peak_extra(call, self.device) if found.ms < 1e3 * SLOW else None
+        numbers: dict[str, Any] = {"ms": found.ms, "repeats": found.repeats}
+        if extra is not None:
+            numbers["extra"] = extra / (rows.numel() * rows.element_size())
+        if exact is not None:
+            got = form(rows).to(exact)
+            numbers["error"] = float((got - exact).norm() / exact.norm())
+        return numbers
+
+    def figures(self, rows: Sequence[Row]) -> Mapping[str, Figure]:
+        return report.figures(rows)
+
+    def tables(self, rows: Sequence[Row]) -> Mapping[str, Table]:
+        return report.tables(rows)
+
+    def claims(self, rows: Sequence[Row]) -> list[Claim]:
+        return report.claims(rows)
+
+    def notes(self, rows: Sequence[Row]) -> list[str]:
+        missing = {row["who"]: row["note"] for row in rows if row.get("note")}
+        return [
+            "rows: f = ⌊n/4⌋ of them at -10 times the others' common mean, which is standard "
+            "normal, with standard normal noise on all; beyond 10⁷ columns the same again",
+            "peers are called as their documentation says, with their own defaults: ByzFL's "
+            "geometric median is 3 smoothed steps, its centered clipping starts from zero, ByzPy's "
+            "from the mean, and Krum of both counts n - f - 1 neighbours",
+            f"what took more than {SLOW:g} s was measured once after its warm-up",
+            *(f"{who}: {why}" for who, why in missing.items()),
+        ]
+
+
+def _read(rows: Tensor) -> Tensor:
+    """The sum of the same bytes as float32: torch sums 16-bit numbers at the price of widening."""
+    return (rows if rows.shape[1] % 2 else rows.view(torch.float32)).sum()
+
+
+_PERIOD = 10**7
+
+
+@lru_cache(maxsize=1)
+def _rows(case: Case, device: str) -> Tensor:
+    """The rows of a case, kept for all rules."""
+    draw = generator(0, "bench aggregators", case.n, case.d)
+    width = min(case.d, _PERIOD)
+    centre = torch.randn(width, generator=draw)
+    rows = torch.empty(case.n, case.d, dtype=getattr(torch, case.dtype), device=device)
+    for i in range(case.n):
+        noise = torch.randn(width, generator=draw)
+        row = (-10 * centre if i < case.n // 4 else centre) + noise
+        for start in range(0, case.d, width):
+            rows[i, start : start + width] = row[: case.d - start]
+    return rows

@@ -1,0 +1,297 @@
+"""Tables, figures and verdicts of ``robust-agg bench aggregators``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from experiments.studies.canvas import new_figure
+from experiments.studies.study import Claim, Row, Table
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+OURS = "robust-agg"
+GRAM = (
+    "GeometricMedian",
+    "Krum",
+    "MultiKrum",
+    "CenteredClipping",
+    "AdaptiveClip + Mean",
+    "VClip",
+    "L2 batch",
+)
+# Okabe & Ito's colours, and a marker for those who do not see them.
+LOOKS: Mapping[str, dict[str, Any]] = {
+    OURS: {"color": "#0072B2", "marker": "o", "linewidth": 2.2},
+    "ByzFL": {"color": "#D55E00", "marker": "s"},
+    "ByzPy": {"color": "#E69F00", "marker": "D"},
+    "geom-median": {"color": "#CC79A7", "marker": "v"},
+    "TorchJD": {"color": "#009E73", "marker": "^"},
+    "plain torch": {"color": "#555555", "marker": "x", "linestyle": "--"},
+    "plain numpy": {"color": "#999999", "marker": "+", "linestyle": "--"},
+}
+
+
+@dataclass(frozen=True)
+class Target:
+    """At most so many times the time to read the rows."""
+
+    rules: tuple[str, ...]
+    counts: tuple[int, ...]
+    limit: float
+
+
+TARGETS = (
+    Target(("CoordinateWiseMedian",), (8, 16, 32), 3),
+    Target(("CoordinateWiseMedian",), (64,), 6),
+    Target(("CoordinateWiseMedian",), (128,), 20),
+    Target(("TrimmedMean",), (8, 16, 32), 4),
+    Target(("MeanAroundMedian", "Phocas"), (8, 16, 32), 6),
+    Target(("L1 batch",), (8, 16, 32), 8),
+    Target(GRAM, (32,), 8),
+)
+"""For contiguous float32 rows of 10⁶ columns, on a CPU."""
+
+
+def _timed(rows: Sequence[Row]) -> Iterator[Row]:
+    return (row for row in rows if "read_ms" in row)
+
+
+def _x_read(row: Row) -> float:
+    return float(row["ms"] / row["read_ms"])
+
+
+def _select(rows: Sequence[Row], **wanted: object) -> list[Row]:
+    return [row for row in _timed(rows) if all(row[k] == v for k, v in wanted.items())]
+
+
+def _values(rows: Sequence[Row], name: str) -> list[Any]:
+    return list(dict.fromkeys(row[name] for row in rows))
+
+
+def tables(rows: Sequence[Row]) -> Mapping[str, Table]:
+    """Beside the peers; then this library alone over n, d and dtypes; then first calls."""
+    there = {row["who"] for row in _timed(rows)}
+    peers = [who for who in LOOKS if who in there and who != OURS]
+    timed = _select(rows, who=OURS)
+    found: dict[str, Table] = {}
+    together = [row for row in timed if len(_beside(rows, row)) > 1]
+    if together:
+        found["Beside the peers (peers: times ours)"] = [
+            ("rule", "n", "read ms", "ms", "x read", *peers, "error", "extra memory"),
+            *(_line(rows, row, peers) for row in together),
+        ]
+    for title, axis, fixed in (
+        ("Over n (times read)", "n", ("d", "dtype")),
+        ("Over d (times read)", "d", ("n", "dtype")),
+        ("Over dtypes (times read)", "dtype", ("n", "d")),
+    ):
+        group = _longest(timed, axis, fixed)
+        if len(_values(group, axis)) > 1:
+            found[f"{title}, {', '.join(f'{k} = {_short(group[0][k])}' for k in fixed)}"] = _matrix(
+                group, axis
+            )
+    largest = _select(rows, who=OURS, d=max((row["d"] for row in timed), default=0))
+    if largest:
+        n, d = largest[0]["n"], largest[0]["d"]
+        found[f"Memory that a call adds, share of the rows, n = {n}, d = {_short(d)}"] = [
+            ("rule", "extra"),
+            *((row["rule"], _percent(row)) for row in largest),
+        ]
+    if starts := [row for row in rows if "start" in row]:
+        found["Seconds that a process's first call adds"] = _starts(starts)
+    return found
+
+
+def _beside(rows: Sequence[Row], row: Row) -> list[Row]:
+    return _select(rows, **{name: row[name] for name in ("rule", "n", "d", "dtype")})
+
+
+def _line(rows: Sequence[Row], row: Row, peers: Sequence[str]) -> tuple[str, ...]:
+    others = {other["who"]: other for other in _beside(rows, row)}
+    cells = (_peer(others.get(who), row["ms"]) for who in peers)
+    return (
+        row["rule"],
+        str(row["n"]),
+        f"{row['read_ms']:.2f}",
+        f"{row['ms']:.2f}",
+        f"{_x_read(row):.1f}",
+        *cells,
+        f"{row['error']:.0e}" if row.get("error") is not None else "",
+        _percent(row),
+    )
+
+
+def _peer(row: Row | None, ms: float) -> str:
+    if row is None:
+        return "–"
+    return "missing" if row.get("ms") is None else f"{row['ms'] / ms:.3g}"
+
+
+def _percent(row: Row) -> str:
+    return f"{row['extra']:.1%}" if row.get("extra") is not None else ""
+
+
+def _longest(rows: Sequence[Row], axis: str, fixed: Sequence[str]) -> list[Row]:
+    """Those rows, equal in ``fixed``, that have the most values of ``axis``."""
+    groups: dict[tuple[Any, ...], list[Row]] = {}
+    for row in rows:
+        groups.setdefault(tuple(row[name] for name in fixed), []).append(row)
+    return max(groups.values(), key=lambda group: len(_values(group, axis)), default=[])
+
+
+def _matrix(rows: Sequence[Row], axis: str) -> Table:
+    values = _values(rows, axis)
+    if axis != "dtype":
+        values.sort()
+    cells = {(row["rule"], row[axis]): f"{_x_read(row):.1f}" for row in rows}
+    return [
+        ("rule", *(_short(value) for value in values)),
+        *((rule, *(cells.get((rule, v), "") for v in values)) for rule in _values(rows, "rule")),
+    ]
+
+
+def _short(value: object) -> str:
+    if isinstance(value, int) and value >= 10_000 and f"{value:.0e}".startswith("1e"):
+        return f"1e{len(str(value)) - 1}"
+    return str(value)
+
+
+def _starts(rows: Sequence[Row]) -> Table:
+    counts = _values(rows, "n")
+    kinds = list(dict.fromkeys((row["rule"], row["start"]) for row in rows))
+    cells = {(row["rule"], row["start"], row["n"]): f"{row['seconds']:.2f}" for row in rows}
+    return [
+        ("rule", "cache", *(f"n = {n}" for n in counts)),
+        *((rule, start, *(cells[rule, start, n] for n in counts)) for rule, start in kinds),
+    ]
+
+
+def claims(rows: Sequence[Row]) -> list[Claim]:
+    """The targets, as far as they were measured."""
+    found = []
+    if all(row["device"] == "cpu" for row in _timed(rows)):
+        found += [claim for target in TARGETS if (claim := _within(rows, target))]
+    ratios = {
+        (row["who"], row["rule"], row["n"]): row["ms"] / ours["ms"]
+        for ours in _select(rows, who=OURS)
+        for row in _beside(rows, ours)
+        if row["who"] != OURS and row.get("ms") is not None
+    }
+    if ratios:
+        least = min(ratios, key=ratios.__getitem__)
+        others = {who for who, _, _ in ratios}
+        found.append(
+            Claim(
+                statement=f"Faster than {', '.join(sorted(others))}, in every row of the table",
+                source="this project",
+                measured=f"least: {ratios[least]:.2f} x ({least[0]}, {least[1]}, n = {least[2]})",
+                holds=ratios[least] > 1,
+            )
+        )
+    return [*found, *_exactness(rows), *_memory(rows)]
+
+
+def _within(rows: Sequence[Row], target: Target) -> Claim | None:
+    chosen = [
+        row
+        for row in _select(rows, who=OURS, d=10**6, dtype="float32")
+        if row["rule"] in target.rules and row["n"] in target.counts
+    ]
+    if not chosen:
+        return None
+    worst = max(chosen, key=_x_read)
+    counts = ", ".join(str(n) for n in _values(chosen, "n"))
+    return Claim(
+        statement=f"{', '.join(target.rules)} of {counts} rows: at most {target.limit:g} x read",
+        source="this project",
+        measured=f"{_x_read(worst):.1f} x at most ({worst['rule']}, n = {worst['n']})",
+        holds=_x_read(worst) <= target.limit,
+    )
+
+
+_EXACT = {"float64": 1e-12, "float32": 1e-6, "float16": 1e-3, "bfloat16": 1e-2}
+"""Relative errors that rounding the result to the dtype accounts for."""
+
+
+def _exactness(rows: Sequence[Row]) -> Iterator[Claim]:
+    for dtype, limit in _EXACT.items():
+        errors = [
+            (row["error"], row["rule"], row["n"])
+            for row in _select(rows, who=OURS, dtype=dtype)
+            if row.get("error") is not None
+        ]
+        if errors:
+            error, rule, n = max(errors)
+            yield Claim(
+                statement=f"Every rule on {dtype} rows is within {limit:g} of float64",
+                source="this project",
+                measured=f"{error:.1e} at most ({rule}, n = {n})",
+                holds=error <= limit,
+            )
+
+
+def _memory(rows: Sequence[Row]) -> Iterator[Claim]:
+    extras = [
+        (row["extra"], row["rule"])
+        for row in _select(rows, who=OURS, n=32, d=10**7)
+        if row.get("extra") is not None
+    ]
+    if extras:
+        extra, rule = max(extras)
+        yield Claim(
+            statement="No rule adds more than 10 % of the rows to memory (n = 32, d = 10⁷)",
+            source="this project",
+            measured=f"{extra:.1%} at most ({rule}), the result itself being 3.1 %",
+            holds=extra <= 0.1,
+        )
+
+
+def figures(rows: Sequence[Row]) -> Mapping[str, Figure]:
+    """Times over n and over d, a panel a rule, with the time to read the rows as the limit."""
+    found = {}
+    for axis, fixed, label in (("n", "d", "rows n"), ("d", "n", "columns d")):
+        chosen = [row for row in _timed(rows) if row["dtype"] == "float32"]
+        of_ours = [row for row in chosen if row["who"] == OURS]
+        if of_ours:
+            group = _longest(of_ours, axis, (fixed,))
+            value = group[0][fixed]
+            shown = [row for row in chosen if row[fixed] == value]
+            found[f"over_{axis}"] = _panels(shown, axis, f"{label}, {fixed} = {_short(value)}")
+    return found
+
+
+def _panels(rows: Sequence[Row], axis: str, label: str) -> Figure:
+    rules = _values(rows, "rule")
+    figure = new_figure(13, 2.6 * -(-len(rules) // 4) + 0.6)
+    panels = figure.subplots(
+        -(-len(rules) // 4), 4, sharex=True, sharey=True, squeeze=False
+    ).flatten()
+    for panel, rule in zip(panels, rules, strict=False):
+        _panel(panel, [row for row in rows if row["rule"] == rule], axis)
+        panel.set_title(rule, fontsize=9)
+    for panel in panels[len(rules) :]:
+        panel.set_visible(False)
+    figure.supxlabel(label, fontsize=10)
+    figure.supylabel("milliseconds", fontsize=10)
+    drawn = {
+        text: line
+        for panel in panels[: len(rules)]
+        for line, text in zip(*panel.get_legend_handles_labels(), strict=True)
+    }
+    figure.legend(drawn.values(), drawn.keys(), loc="outside lower center", ncols=8, frameon=False)
+    return figure
+
+
+def _panel(axes: Axes, rows: Sequence[Row], axis: str) -> None:
+    reads = sorted({row[axis]: row["read_ms"] for row in rows}.items())
+    axes.plot(*zip(*reads, strict=True), color="black", linestyle=":", label="reading the rows")
+    for who, look in LOOKS.items():
+        times = sorted((r[axis], r["ms"]) for r in rows if r["who"] == who and r.get("ms"))
+        if times:
+            axes.plot(*zip(*times, strict=True), label=who, markersize=4, **look)
+    axes.set(xscale="log", yscale="log")
+    axes.grid(alpha=0.25)

@@ -1,0 +1,87 @@
+"""Time and memory of a call, on the CPU or a GPU."""
+
+from __future__ import annotations
+
+import ctypes
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from statistics import median
+from typing import NamedTuple
+
+import torch
+
+ENOUGH = 1.0
+"""Seconds of repeats after which no further one is begun, …"""
+FEWEST = 5
+"""… but not before there are so many …"""
+SLOW = 2.0
+"""… unless one takes so many seconds, which is then measured once."""
+MOST = 50
+
+
+class Timing(NamedTuple):
+    """The median of some repeats, in milliseconds, after a call that does not count."""
+
+    ms: float
+    repeats: int
+
+
+def timing(call: Callable[[], object], device: str = "cpu") -> Timing:
+    """The median time of a call; results are freed within it, as a caller would."""
+    seconds: list[float] = []
+    warm = _seconds(call, device)
+    fewest = 1 if warm > SLOW else FEWEST
+    while len(seconds) < MOST and (len(seconds) < fewest or sum(seconds) < ENOUGH):
+        seconds.append(_seconds(call, device))
+    return Timing(1e3 * median(seconds), len(seconds))
+
+
+def _seconds(call: Callable[[], object], device: str) -> float:
+    _synchronise(device)
+    begun = time.perf_counter()
+    call()
+    _synchronise(device)
+    return time.perf_counter() - begun
+
+
+def _synchronise(device: str) -> None:
+    if device != "cpu":
+        torch.cuda.synchronize(device)
+
+
+def peak_extra(call: Callable[[], object], device: str = "cpu") -> int | None:
+    """Bytes by which memory grew at most during a call; None where the system does not tell.
+
+    On the CPU the growth of the resident set, of all libraries together, on a GPU of what torch has
+    allocated. The result counts.
+    """
+    if device != "cpu":
+        before = torch.cuda.memory_allocated(device)
+        torch.cuda.reset_peak_memory_stats(device)
+        call()
+        return torch.cuda.max_memory_allocated(device) - before
+    _give_back()
+    try:
+        # Makes the peak what is resident now; Linux only.
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+        before = _resident("VmHWM")
+        call()
+        return _resident("VmHWM") - before
+    except OSError:
+        return None
+
+
+def _give_back() -> None:
+    """Free memory that malloc keeps would hide growth."""
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)
+
+
+def _resident(field: str) -> int:
+    for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines():
+        name, _, value = line.partition(":")
+        if name == field:
+            return 1024 * int(value.split()[0])
+    raise OSError(f"/proc/self/status has no {field}")

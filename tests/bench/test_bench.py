@@ -1,0 +1,242 @@
+"""The benchmarks: they run, measure what they say, and judge by the numbers."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from oracles import rules as oracle
+from torch import Tensor
+
+from experiments import cli
+from experiments.bench import aggregators, aggregators_report, clock, peers, plain
+from experiments.bench.catalogue import BENCHES
+from experiments.bench.loops import ByzFLLoop, Loop, OurLoop, Setting
+from experiments.bench.rules import RULES, ours
+from experiments.data import Split
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(clock, "ENOUGH", 0.0)
+    monkeypatch.setattr(clock, "FEWEST", 1)
+
+
+@pytest.fixture(autouse=True)
+def threads() -> Iterator[None]:
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("name", BENCHES)
+def test_each_runs_from_the_command_line(
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    with pytest.raises(SystemExit) as exited:
+        cli.main(["bench", name, "--preset", "smoke", "--out", str(out), "--device", "cpu"])
+    printed = capsys.readouterr()
+    assert exited.value.code == 0, printed.err
+    with (out / "numbers.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert rows
+    page = (out / "README.md").read_text()
+    study = BENCHES[name].preset("smoke")
+    assert page.startswith(f"# {study.title}\n")
+    assert "so small a study only shows that everything runs" in page
+    assert list(out.glob("*.png"))
+    if name == "aggregators":
+        _check_errors(rows)
+
+
+def _check_errors(rows: list[dict[str, str]]) -> None:
+    found = {row["rule"] for row in rows if row["who"] == "robust-agg"}
+    assert found == set(RULES)
+    for row in rows:
+        if row["who"] in ("robust-agg", "plain torch") and row["dtype"] == "float32":
+            assert float(row["error"]) < 1e-6, row
+
+
+def test_a_peer_that_is_not_there_is_a_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing() -> peers.Catalogue:
+        raise peers.MissingPeerError("byzfl is not installed")
+
+    monkeypatch.setattr(aggregators, "PEERS", {"ByzFL": missing, "plain torch": peers._torch})
+    case = aggregators.Case(5, 40, peers=True)
+    study = aggregators.Aggregators(cases=(case,), rules=("Krum",), device="cpu")
+    rows = study._measure("Krum", case, lambda share: None)
+    assert [row["who"] for row in rows] == ["robust-agg", "ByzFL", "plain torch"]
+    assert rows[1]["note"] == "byzfl is not installed"
+    (table,) = [t for title, t in study.tables(rows).items() if title.startswith("Beside")]
+    assert dict(zip(table[0], table[1], strict=True))["ByzFL"] == "missing"
+    assert "ByzFL: byzfl is not installed" in study.notes(rows)
+
+
+def row(**changes: Any) -> dict[str, Any]:
+    return {
+        "rule": "CoordinateWiseMedian",
+        "who": "robust-agg",
+        "n": 16,
+        "f": 4,
+        "d": 10**6,
+        "dtype": "float32",
+        "device": "cpu",
+        "read_ms": 1.0,
+        "ms": 2.0,
+        "repeats": 5,
+        "error": 1e-8,
+        "extra": 0.04,
+        **changes,
+    }
+
+
+@pytest.mark.parametrize(
+    ("changed", "statement"),
+    [
+        ({"ms": 3.1}, "CoordinateWiseMedian of 16 rows: at most 3 x read"),
+        ({"ms": 2.5}, "Faster than ByzFL"),
+        ({"error": 2e-6}, "Every rule on float32 rows is within 1e-06"),
+    ],
+)
+def test_verdicts_follow_the_numbers(changed: dict[str, Any], statement: str) -> None:
+    peer = row(who="ByzFL", ms=2.4)
+
+    def verdict(rows: list[dict[str, Any]]) -> bool | None:
+        claims = aggregators_report.claims(rows)
+        return next(c.holds for c in claims if c.statement.startswith(statement))
+
+    assert verdict([row(), peer]) is True
+    assert verdict([row(**changed), peer]) is False
+
+
+def test_the_memory_verdict_is_about_the_largest_rows() -> None:
+    large = row(n=32, d=10**7, error=None)
+    (claim,) = [
+        c for c in aggregators_report.claims([row(extra=9.0), large]) if "memory" in c.statement
+    ]
+    assert claim.holds
+    (claim,) = [
+        c for c in aggregators_report.claims([{**large, "extra": 0.11}]) if "memory" in c.statement
+    ]
+    assert not claim.holds
+
+
+ORACLES = {
+    "Mean": lambda x, f: oracle.mean(x),
+    "CoordinateWiseMedian": lambda x, f: oracle.coordinate_median(x),
+    "TrimmedMean": oracle.trimmed_mean,
+    "Krum": oracle.krum,
+    "GeometricMedian": lambda x, f: oracle.geometric_median(x),
+}
+
+
+@pytest.mark.parametrize("name", ORACLES)
+def test_the_plain_forms_are_what_they_say(name: str) -> None:
+    """The rest are compared with the library, which is compared with oracles."""
+    rows = torch.randn(9, 20, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    expected = torch.as_tensor(ORACLES[name](rows.numpy(), 2))
+    torch.testing.assert_close(plain.TORCH[name](rows, 2), expected, rtol=1e-8, atol=1e-9)
+    if name in plain.NUMPY:
+        torch.testing.assert_close(torch.as_tensor(plain.NUMPY[name](rows.numpy(), 2)), expected)
+
+
+@pytest.mark.parametrize("name", RULES)
+@pytest.mark.parametrize("n", [8, 9])
+def test_rules_and_plain_forms_agree(name: str, n: int) -> None:
+    rows = torch.randn(n, 50, generator=torch.Generator().manual_seed(n), dtype=torch.float64)
+    rows[:2] -= 10
+    torch.testing.assert_close(
+        ours(name, rows, 2)(rows), plain.TORCH[name](rows, 2), rtol=1e-8, atol=1e-9
+    )
+
+
+SAME = {
+    "ByzFL": ("TrimmedMean", "MeanAroundMedian", "AdaptiveClip + Mean", "NNM + TrimmedMean"),
+    "ByzPy": ("CoordinateWiseMedian", "TrimmedMean", "GeometricMedian", "NNM + TrimmedMean"),
+    "geom-median": ("GeometricMedian",),
+    "TorchJD": ("Mean", "TrimmedMean"),
+}
+"""Rules that a peer defines as we do."""
+
+
+@pytest.mark.parametrize(("peer", "name"), [(p, n) for p, names in SAME.items() for n in names])
+def test_a_peer_is_called_as_it_is_meant(peer: str, name: str) -> None:
+    try:
+        catalogue = peers.PEERS[peer]()
+    except peers.MissingPeerError as error:
+        pytest.skip(str(error))
+    rows = torch.randn(9, 50, generator=torch.Generator().manual_seed(1))
+    rows[:2] -= 10
+    before = rows.clone()
+    found = torch.as_tensor(catalogue[name](rows, 2)(rows))
+    torch.testing.assert_close(found, ours(name, rows, 2)(rows), rtol=1e-4, atol=1e-4)
+    assert torch.equal(rows, before)
+
+
+def test_a_part_of_a_package_is_imported_without_the_rest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    package = tmp_path / "package_with_too_many_needs"
+    package.mkdir()
+    (package / "__init__.py").write_text("import something_that_nobody_has\n")
+    (package / "good.py").write_text("VALUE = 3\n")
+    (package / "bad.py").write_text("import something_that_nobody_has\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    assert peers.part(package.name, "good").VALUE == 3
+    with pytest.raises(peers.MissingPeerError, match="needs something_that_nobody_has"):
+        peers.part(package.name, "bad")
+    with pytest.raises(peers.MissingPeerError, match="no_such_package is not installed"):
+        peers.part("no_such_package", "good")
+
+
+def test_timing_is_of_the_repeats_alone() -> None:
+    calls: list[int] = []
+    found = clock.timing(lambda: calls.append(1))
+    assert len(calls) == 1 + found.repeats
+    assert found.ms >= 0
+
+
+def test_peak_memory_counts_what_is_freed_again() -> None:
+    size = 40 << 20
+
+    def call() -> Tensor:
+        return torch.ones(size // 4).sum()
+
+    extra = clock.peak_extra(call)
+    if extra is None:
+        pytest.skip("this system does not tell")
+    assert 0.9 * size < extra < 1.5 * size
+
+
+def test_both_loops_learn_the_same() -> None:
+    """Two classes of images, dark and bright, that any training tells apart."""
+    draw = torch.Generator().manual_seed(0)
+    targets = torch.randint(2, (400,), generator=draw)
+    inputs = torch.rand(400, 1, 28, 28, generator=draw) * 0.2 + targets[:, None, None, None] * 0.5
+    data = Split(inputs, targets)
+    setting = Setting(model="fc_mnist", rule="NNM + TrimmedMean")
+    loops: list[Loop] = [OurLoop(setting, data)]
+    with suppress(peers.MissingPeerError):
+        loops.append(ByzFLLoop(setting, data))
+    for loop in loops:
+        for _ in range(60):
+            loop.round()
+        hits = loop.logits(inputs).argmax(dim=1) == targets
+        assert float(hits.float().mean()) > 0.95, type(loop).__name__
+        loop.close()
+
+
+def test_the_configuration_names_the_cases(tmp_path: Path) -> None:
+    """So that a folder is not continued with others."""
+    study = aggregators.Aggregators.preset("default")
+    cases = json.loads(json.dumps([case._asdict() for case in study.cases]))
+    assert {"n": 32, "d": 10**6, "dtype": "float32", "peers": True} in cases
+    assert {case["n"] for case in cases} >= {8, 16, 32, 64, 128, 256, 512}
