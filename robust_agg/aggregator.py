@@ -209,9 +209,26 @@ class Coordinatewise(Aggregator):
             output = kernels.sorted_mean(rows, *self.kept(n))
         else:
             output = kernels.mean_around(rows, *self.kept(n), far)
+        return explained(self._finite(output, n), rows, distances=distances)
+
+    def of_mixed(self, rows: Tensor, coefficients: Tensor) -> Tensor:
+        """The rule of the rows ``coefficients @ rows``, which are never all in memory.
+
+        Args:
+            rows: ``(n, d)``.
+            coefficients: ``(m, n)``; a row of NaN makes a mixed row of NaN.
+
+        Returns:
+            ``(d,)`` in at least float32.
+        """
+        m = len(coefficients)
+        found = kernels.mixed_order_mean(rows, coefficients, *self.kept(m), self.far(m))
+        return self._finite(found, m)
+
+    def _finite(self, output: Tensor, n: int) -> Tensor:
         if not kernels.is_finite(output):
             raise TooManyRejectedError(
                 f"{self.name}: at most {self.max_rejected(n)} of the n={n} values of a coordinate "
                 "may be non-finite, found more"
             )
-        return explained(output, rows, distances=distances)
+        return output

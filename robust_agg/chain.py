@@ -117,9 +117,11 @@ class Chain(Aggregator):
                 solver=solver,
             )
         if isinstance(self.rule, Coordinatewise):
-            inner = _block_by_block(self.rule, rows, geometry)
+            output = self.rule.of_mixed(rows, _coefficients(geometry))
+            inner = Explanation(output, torch.empty(0, dtype=torch.float64, device="cpu"))
         else:
-            inner = self.rule._explain(_mixed_rows(rows, geometry), generator, distances=False)
+            mixed = kernels.mix(rows, _coefficients(geometry))
+            inner = self.rule._explain(mixed, generator, distances=False)
         return explained(
             inner.output.to(rows.dtype),
             rows,
@@ -134,22 +136,11 @@ def _check(name: str, stage: Mixing | Aggregator, geometry: Geometry) -> None:
     check_rejected(name, geometry.rejected_count, stage.max_rejected(len(geometry)), len(geometry))
 
 
-_BLOCK_NUMBERS = 1 << 22
-# Mixed numbers that exist at a time, 16 MiB of float32: memory that is used again for each block.
-# That of all mixed rows would be fetched from the system anew, which takes longer than the mixing.
-
-
-def _block_by_block(rule: Coordinatewise, rows: Tensor, geometry: Geometry) -> Explanation:
-    d = rows.shape[1]
-    width = max(1, _BLOCK_NUMBERS // len(geometry))
-    blocks = (rows[:, start : start + width] for start in range(0, d, width))
-    parts = [rule._explain(_mixed_rows(b, geometry), None, distances=False).output for b in blocks]
-    return Explanation(torch.cat(parts), torch.empty(0, dtype=torch.float64, device="cpu"))
-
-
-def _mixed_rows(rows: Tensor, geometry: Geometry) -> Tensor:
-    """``(m, d)`` mixed rows in at least float32; a rejected one is a row of NaN."""
-    mixed = kernels.mix(rows, geometry.coefficients)
+def _coefficients(geometry: Geometry) -> Tensor:
+    """``(m, n)``, NaN of a rejected point, whose mixed row is NaN, where others read too."""
+    coefficients = geometry.coefficients
     if geometry.rejected_count:
-        mixed[~geometry.accepted.to(rows.device)] = torch.nan
-    return mixed
+        read = coefficients[geometry.accepted].any(dim=0)
+        coefficients = coefficients.clone()
+        coefficients[~geometry.accepted] = torch.where(read, torch.nan, 0.0).to(coefficients)
+    return coefficients

@@ -2,8 +2,8 @@
 
 `sorted_mean` and `mean_around` are what coordinate-wise rules need, `pulled_median` what the online
 median of ‖·‖₁ needs; `centred_gram`, `row_distances` and `combine` are what weight-space rules
-need, `gram` where the first has lost its digits, and `mix` what mixings before a coordinate-wise
-rule need. None of them changes its input, and none is differentiable.
+need, `gram` where the first has lost its digits, and `mix` and `mixed_order_mean` what mixings
+before another rule need. None of them changes its input, and none is differentiable.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ __all__ = [
     "largest",
     "mean_around",
     "mix",
+    "mixed_order_mean",
     "pulled_median",
     "row_distances",
     "sorted_mean",
@@ -177,12 +178,33 @@ def mix(rows: Tensor, coefficients: Tensor) -> Tensor:
         ValueError: unless rows are a float matrix with n, d >= 1, and coefficients (m, n).
     """
     _check_rows("mix", rows)
-    if coefficients.ndim != 2 or coefficients.shape[1] != rows.shape[0]:
-        raise ValueError(
-            f"mix: coefficients must be (m, {rows.shape[0]}), found {tuple(coefficients.shape)}"
-        )
+    _check_coefficients("mix", coefficients, rows)
     path = cpu.mix if _is_plain(rows, coefficients) else reference.mix
     return path(_values(rows), coefficients.detach())
+
+
+def mixed_order_mean(
+    rows: Tensor, coefficients: Tensor, start: int, stop: int, far: int | None = None
+) -> Tensor:
+    """`sorted_mean`, or `mean_around` where `far` is given, of the rows that `mix` would give.
+
+    Those are never all in memory. Of rows (n, d) and coefficients (m, n); the result is (d,) in at
+    least float32. Coefficients that are NaN make a mixed row of NaN, which is ordered as +Inf.
+
+    Raises:
+        ValueError: unless rows are a float matrix with n, d >= 1, coefficients (m, n) with m >= 1,
+            ``0 <= start < stop <= m`` and, where given, ``0 <= 2 far < m``.
+    """
+    _check_rows("mixed_order_mean", rows)
+    _check_coefficients("mixed_order_mean", coefficients, rows)
+    m = len(coefficients)
+    if not (0 <= start < stop <= m and 0 <= 2 * (far or 0) < m):
+        raise ValueError(
+            "mixed_order_mean: 0 <= start < stop <= m and 0 <= 2 far < m are required, "
+            f"found start={start}, stop={stop}, far={far}, m={m}"
+        )
+    path = cpu.mixed_order_mean if _is_plain(rows, coefficients) else reference.mixed_order_mean
+    return path(_values(rows), coefficients.detach(), OrderMean(start, stop, far))
 
 
 def largest(tensor: Tensor) -> float:
@@ -223,6 +245,13 @@ def _check_vector(name: str, parameter: str, vector: Tensor, length: int) -> Non
     if vector.shape != (length,):
         raise ValueError(
             f"{name}: {parameter} must have shape ({length},), found {tuple(vector.shape)}"
+        )
+
+
+def _check_coefficients(name: str, coefficients: Tensor, rows: Tensor) -> None:
+    if coefficients.ndim != 2 or coefficients.shape[1] != rows.shape[0]:
+        raise ValueError(
+            f"{name}: coefficients must be (m, {rows.shape[0]}), found {tuple(coefficients.shape)}"
         )
 
 

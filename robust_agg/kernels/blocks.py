@@ -6,7 +6,11 @@ from collections.abc import Iterator
 
 from torch import Tensor
 
+from robust_agg.kernels.reference import compute_dtype
 from robust_agg.kernels.threads import ranges
+
+SMALLEST_COMPILED = 1 << 16
+"""Numbers from which on kernels are compiled that do not depend on how many rows there are."""
 
 TASK_NUMBERS = 1 << 18
 """Numbers a thread takes at a time; fixed, so that sums do not depend on the number of threads."""
@@ -52,6 +56,15 @@ def padded(tensor: Tensor, lo: int, hi: int, unit: int) -> Tensor:
     copied[..., : hi - lo] = block
     copied[..., hi - lo :] = 0
     return copied
+
+
+def output(rows: Tensor, unit: int, *count: int) -> Tensor:
+    """Room for a number a column, up to a multiple of `unit`; zeros beyond the columns."""
+    d = rows.shape[1]
+    out = rows.new_empty(*count, -(-d // unit) * unit, dtype=compute_dtype(rows.dtype))
+    if d % unit:
+        out[..., d:] = 0.0
+    return out
 
 
 def address(tensor: Tensor, column: int = 0) -> int:

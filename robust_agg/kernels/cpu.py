@@ -13,11 +13,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from robust_agg.kernels import blocks, llvm, programs, reference, selection, team
+from robust_agg.kernels import blocks, combinations, llvm, programs, reference, selection, team
+from robust_agg.kernels.combinations import combine, mix
 from robust_agg.kernels.reference import OrderMean
 from robust_agg.kernels.selection import Selection
 from robust_agg.kernels.threads import map_ranges, ranges
-from robust_agg.kernels.vectors import STORAGE_BYTES, Lanes
+from robust_agg.kernels.vectors import Lanes, host_lanes
 
 GRAM_BLOCK = 1024
 """Columns whose products are summed in the precision of the centre, and from there in float64."""
@@ -34,24 +35,27 @@ GRAM_SHARE = 20
 LARGEST_GRAM = 256
 """Most vectors in a compiled Gram matrix; a block of more would leave the L2 cache."""
 
-SMALLEST_COMPILED = 1 << 16
-"""Numbers from which on the other kernels are compiled."""
+MIXED_NUMBERS = 1 << 14
+"""Numbers that are mixed, and then selected from while they lie near: 64 KiB of float32."""
 
 SORT_NUMBERS = 1 << 15
 """Numbers numpy sorts at a time: 128 KiB of float32."""
 
-STORAGE = {
-    torch.float64: "double",
-    torch.float32: "float",
-    torch.float16: "half",
-    torch.bfloat16: "bfloat",
-}
+__all__ = [
+    "centred_gram",
+    "combine",
+    "mix",
+    "mixed_order_mean",
+    "order_mean",
+    "pulled_median",
+    "row_distances",
+]
 
 
 def order_mean(rows: Tensor, wanted: OrderMean) -> Tensor:
     """`reference.order_mean` of rows on the CPU."""
     n, d = rows.shape
-    lanes = _lanes(rows.dtype)
+    lanes = host_lanes(rows.dtype)
     chosen = None if lanes is None else selection.order_mean(n, wanted, lanes, n * d)
     if chosen is None:
         return _order_mean_by_sorting(rows, wanted)
@@ -63,7 +67,7 @@ def _select(
 ) -> Tensor:
     """What the program makes of the rows, given also what is the `same` for all tasks."""
     d = rows.shape[1]
-    out = _output(rows, chosen.unit)
+    out = blocks.output(rows, chosen.unit)
     for first, block in blocks.contiguous(rows, chosen.unit):
         parts = blocks.tasks(block, chosen.unit)
         room = out.new_empty(len(parts), chosen.room)
@@ -107,7 +111,7 @@ def _order_mean_by_sorting(
 def pulled_median(rows: Tensor, point: Tensor, tau: float) -> Tensor:
     """`robust_agg.kernels.pulled_median` of rows on the CPU."""
     n, d = rows.shape
-    lanes = _lanes(rows.dtype)
+    lanes = host_lanes(rows.dtype)
     alike = point.dtype == reference.compute_dtype(rows.dtype) and type(point) is Tensor
     chosen = None
     if lanes is not None and alike:
@@ -119,17 +123,63 @@ def pulled_median(rows: Tensor, point: Tensor, tau: float) -> Tensor:
     return _select(rows, chosen, with_offsets, point)
 
 
+def mixed_order_mean(rows: Tensor, coefficients: Tensor, wanted: OrderMean) -> Tensor:
+    """`reference.mixed_order_mean` of rows on the CPU."""
+    m, d = coefficients.shape[0], rows.shape[1]
+    lanes = host_lanes(rows.dtype)
+    chosen = None
+    if lanes is not None and rows.numel() >= blocks.SMALLEST_COMPILED:
+        mixed = Lanes(storage=lanes.number, width=lanes.width)
+        chosen = selection.order_mean(m, wanted, mixed, m * d)
+    if lanes is None or chosen is None:
+        mixer = combinations.mixer(rows)
+        return reference.mixed_order_mean(rows, coefficients, wanted, order=order_mean, mix=mixer)
+    unit = max(chosen.unit, programs.MIX_VECTORS * lanes.width)
+    out = blocks.output(rows, unit)
+    read, rounded = combinations.used(coefficients, out.dtype)
+    tiles = -(-m // programs.MIX_TILE)
+    whole = out.new_zeros(tiles * programs.MIX_TILE, len(read))
+    whole[:m] = rounded
+    weights = combinations.tiled(whole, programs.MIX_TILE)
+    cached = max(1, MIXED_NUMBERS // len(whole) // unit) * unit
+    pitch = cached + lanes.width  # no power of two, as for a Gram matrix
+    for first, block in blocks.contiguous(rows, unit):
+        offsets = read * block.stride(0)
+        parts = blocks.tasks(block, unit)
+        buffers = out.new_empty(len(parts), len(whole), pitch)
+        values = out.new_empty(len(parts), chosen.room)
+        tasks = [
+            {
+                **chosen.arguments,
+                "rows": blocks.address(block, lo),
+                "offsets": blocks.address(offsets),
+                "weights": blocks.address(weights),
+                "count": len(read),
+                "width": hi - lo,
+                "tiles": tiles,
+                "buffer": blocks.address(buffers[place]),
+                "pitch": pitch,
+                "cached": cached,
+                "values": blocks.address(values[place]),
+                "out": blocks.address(out, first + lo),
+            }
+            for place, (lo, hi) in enumerate(parts)
+        ]
+        team.run(_mixed(chosen, lanes), tasks)
+    return out[:d]
+
+
 def centred_gram(rows: Tensor, extra: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """`robust_agg.kernels.centred_gram` of rows on the CPU."""
     n, d = rows.shape
-    lanes = _lanes(rows.dtype)
+    lanes = host_lanes(rows.dtype)
     vectors = 1 + n + (0 if extra is None else extra.shape[0])
-    if lanes is None or vectors > LARGEST_GRAM or n * d < SMALLEST_COMPILED:
+    if lanes is None or vectors > LARGEST_GRAM or n * d < blocks.SMALLEST_COMPILED:
         return reference.centred_gram(rows, extra, order=order_mean)
     middle = reference.median(n)
     chosen = selection.order_mean(n, middle, lanes, n * d)
     unit = lanes.width if chosen is None else chosen.unit
-    centre = _output(rows, unit)
+    centre = blocks.output(rows, unit)
     points = centre.new_empty(0, d) if extra is None else extra.to(centre.dtype)
     if chosen is None:
         kernel, room, same = _gram(lanes), 0, {}
@@ -182,8 +232,8 @@ def centred_gram(rows: Tensor, extra: Tensor | None = None) -> tuple[Tensor, Ten
 def row_distances(rows: Tensor, point: Tensor) -> Tensor:
     """`robust_agg.kernels.row_distances` of rows on the CPU."""
     n, d = rows.shape
-    lanes, beside = _lanes(rows.dtype), _lanes(point.dtype)
-    if lanes is None or beside is None or n * d < SMALLEST_COMPILED:
+    lanes, beside = host_lanes(rows.dtype), host_lanes(point.dtype)
+    if lanes is None or beside is None or n * d < blocks.SMALLEST_COMPILED:
         return reference.row_distances(rows, point)
     kernel = _row_distances(lanes, beside.storage)
     squares = _zeros(n)
@@ -208,82 +258,6 @@ def row_distances(rows: Tensor, point: Tensor) -> Tensor:
     return squares.sqrt()
 
 
-def combine(
-    rows: Tensor,
-    weights: Tensor,
-    base: Tensor | None = None,
-    *,
-    dtype: torch.dtype | None = None,
-) -> Tensor:
-    """`robust_agg.kernels.combine` of rows on the CPU."""
-    lanes = _lanes(rows.dtype)
-    if lanes is None or rows.numel() < SMALLEST_COMPILED:
-        return reference.combine(rows, weights, base, dtype=dtype)
-    out = _combinations(rows, weights[None], lanes)[0]
-    fused = reference.add_base(out, weights, weights.to(out), base)
-    return fused.to(rows.dtype if dtype is None else dtype)
-
-
-def mix(rows: Tensor, coefficients: Tensor) -> Tensor:
-    """`robust_agg.kernels.mix` of rows on the CPU."""
-    lanes = _lanes(rows.dtype)
-    if lanes is None or rows.numel() < SMALLEST_COMPILED:
-        return reference.mix(rows, coefficients)
-    return _combinations(rows, coefficients, lanes)
-
-
-def _combinations(rows: Tensor, coefficients: Tensor, lanes: Lanes) -> Tensor:
-    """``(m, d)``: the combination of the rows for each row of `coefficients` (m, n).
-
-    Rows are not read whose coefficients are 0, or are when rounded to the precision of the sums.
-    """
-    m, d = len(coefficients), rows.shape[1]
-    unit = programs.COMBINE_VECTORS * lanes.width
-    out = _output(rows, unit, m)
-    rounded = coefficients.to(out)
-    chosen = rounded.any(dim=0).nonzero().flatten()
-    rounded = rounded[:, chosen]
-    for first, block in blocks.contiguous(rows, unit):
-        offsets = chosen * block.stride(0)
-        # Several combinations at a time, and what is left of them one by one.
-        done = 0
-        for tile in (programs.MIX_TILE, 1):
-            tiles = (m - done) // tile
-            taken = rounded[done : done + tiles * tile].view(tiles, tile, len(chosen))
-            tiled = taken.transpose(1, 2).contiguous()
-            tasks = [
-                {
-                    "rows": blocks.address(block, lo),
-                    "offsets": blocks.address(offsets),
-                    "weights": blocks.address(tiled),
-                    "count": len(chosen),
-                    "width": hi - lo,
-                    "out": blocks.address(out[done], first + lo),
-                    "pitch": out.stride(0),
-                    "tiles": tiles,
-                }
-                for lo, hi in (blocks.tasks(block, unit) if tiles else ())
-            ]
-            if tasks:
-                team.run(_combine(lanes, tile), tasks)
-            done += tiles * tile
-    return out[:, :d]
-
-
-def _lanes(dtype: torch.dtype) -> Lanes | None:
-    """The vectors rows of `dtype` are computed in; None where they cannot be compiled."""
-    return _host_lanes(dtype) if llvm.available() else None
-
-
-@cache
-def _host_lanes(dtype: torch.dtype) -> Lanes | None:
-    host = llvm.host()
-    if dtype not in STORAGE or (dtype == torch.float16 and not host.converts_half):
-        return None
-    size = STORAGE_BYTES["double" if dtype == torch.float64 else "float"]
-    return Lanes(storage=STORAGE[dtype], width=host.vector_bytes // size)
-
-
 @lru_cache(maxsize=256)
 def _compiled(chosen: Selection) -> llvm.Kernel:
     return llvm.compile_function(chosen.program)
@@ -292,6 +266,11 @@ def _compiled(chosen: Selection) -> llvm.Kernel:
 @lru_cache(maxsize=256)
 def _centred_gram(chosen: Selection, lanes: Lanes) -> llvm.Kernel:
     return llvm.compile_function(programs.centred_gram(chosen.program, lanes))
+
+
+@lru_cache(maxsize=256)
+def _mixed(chosen: Selection, lanes: Lanes) -> llvm.Kernel:
+    return llvm.compile_function(programs.mixed(chosen.program, lanes))
 
 
 @cache
@@ -303,20 +282,6 @@ def _gram(lanes: Lanes) -> llvm.Kernel:
 def _row_distances(lanes: Lanes, point: str) -> llvm.Kernel:
     beside = Lanes(storage=point, width=lanes.width)
     return llvm.compile_function(programs.row_distances(lanes, beside))
-
-
-@cache
-def _combine(lanes: Lanes, tile: int) -> llvm.Kernel:
-    return llvm.compile_function(programs.combine(lanes, tile))
-
-
-def _output(rows: Tensor, unit: int, *count: int) -> Tensor:
-    """Room for a number a column, up to a multiple of `unit`; zeros beyond the columns."""
-    d = rows.shape[1]
-    out = rows.new_empty(*count, -(-d // unit) * unit, dtype=reference.compute_dtype(rows.dtype))
-    if d % unit:
-        out[..., d:] = 0.0
-    return out
 
 
 def _zeros(*shape: int) -> Tensor:

@@ -276,3 +276,27 @@ def combine(lanes: Lanes, tile: int) -> Function:
             for place, total in zip(places, totals, strict=True):
                 store(f, lanes, target, place, total)
     return f
+
+
+def mixed(select: Function, lanes: Lanes) -> Function:
+    """What `select` makes of combinations of the rows, on `cached` columns after another.
+
+    Takes what `combine` of `MIX_TILE` takes, whose output is the `buffer`, of rows `pitch` numbers
+    apart, and what `select` takes, which reads its rows there.
+    """
+    form = combine(lanes, MIX_TILE)
+    needed = {name: kind for f in (form, select) for name, kind in f.parameters.items()}
+    del needed["stride"]
+    f = Function("mixed", {**needed, "buffer": "ptr", "cached": "i64"})
+    with f.loop("0", "%width", "%cached") as c:
+        end = minimum(f, f.let(f"add i64 {c.index}, %cached"), "%width")
+        here = {"width": f.let(f"sub i64 {end}, {c.index}"), "stride": "%pitch"}
+        rows = element(f, lanes.storage, "%rows", c.index)
+        out = element(f, lanes.number, "%out", c.index)
+        for function, own in (
+            (form, {"rows": rows, "out": "%buffer"}),
+            (select, {"rows": "%buffer", "out": out}),
+        ):
+            given = {**here, **own}
+            f.invoke(function, *(given.get(name, f"%{name}") for name in function.parameters))
+    return f

@@ -266,6 +266,24 @@ def mix(rows: Tensor, coefficients: Tensor) -> Tensor:
     return out
 
 
+def mixed_order_mean(
+    rows: Tensor,
+    coefficients: Tensor,
+    wanted: OrderMean,
+    *,
+    order: Callable[[Tensor, OrderMean], Tensor] = order_mean,
+    mix: Callable[[Tensor, Tensor], Tensor] = mix,
+) -> Tensor:
+    """`order_mean` of `mix`, for some columns at a time; (d,) in the precision of the mixed rows.
+
+    `order` and `mix` are those in use.
+    """
+    out = rows.new_empty(rows.shape[1], dtype=compute_dtype(rows.dtype))
+    for part in chunks(rows, per_column=2 * sum(coefficients.shape)):
+        out[part] = order(mix(rows[:, part], coefficients), wanted)
+    return out
+
+
 def add_base(out: Tensor, weights: Tensor, coefficients: Tensor, base: Tensor | None) -> Tensor:
     """Adds ``(1 - W) * base`` in place, W the sum of the weights; not read where W is exactly 1.
 

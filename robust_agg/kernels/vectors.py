@@ -7,7 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 
+import torch
+
+from robust_agg.kernels import llvm
 from robust_agg.kernels.llvm import Function
 from robust_agg.kernels.networks import selection_network
 
@@ -42,6 +46,27 @@ class Lanes:
 
 
 STORAGE_BYTES = {"double": 8, "float": 4, "half": 2, "bfloat": 2}
+
+STORAGE = {
+    torch.float64: "double",
+    torch.float32: "float",
+    torch.float16: "half",
+    torch.bfloat16: "bfloat",
+}
+
+
+def host_lanes(dtype: torch.dtype) -> Lanes | None:
+    """The vectors rows of `dtype` are computed in; None where they cannot be compiled."""
+    return _host_lanes(dtype) if llvm.available() else None
+
+
+@cache
+def _host_lanes(dtype: torch.dtype) -> Lanes | None:
+    host = llvm.host()
+    if dtype not in STORAGE or (dtype == torch.float16 and not host.converts_half):
+        return None
+    size = STORAGE_BYTES["double" if dtype == torch.float64 else "float"]
+    return Lanes(storage=STORAGE[dtype], width=host.vector_bytes // size)
 
 
 def row_pointers(f: Function, lanes: Lanes, base: str, stride: str, n: int) -> list[str]:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from robust_agg import kernels
-from robust_agg.kernels import cpu, llvm, selection
+from robust_agg.kernels import blocks, combinations, cpu, llvm, selection, vectors
 
 PATHS = ("reference", "numpy", "compiled", "table", "baseline")
 """Plain torch; the CPU without compilation; compiled for this machine, with few rows treated as few
@@ -21,12 +21,13 @@ and as many, and for its oldest kin."""
 DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
 KERNEL_CACHES = (
-    cpu._host_lanes,
+    vectors._host_lanes,
     cpu._compiled,
     cpu._centred_gram,
     cpu._gram,
     cpu._row_distances,
-    cpu._combine,
+    cpu._mixed,
+    combinations._combine,
 )
 
 
@@ -42,7 +43,7 @@ def on_path(path: str) -> Iterator[None]:
             patch.setenv("ROBUST_AGG_JIT", "0")
         else:
             patch.setattr(selection, "COMPILE_AFTER", 0)
-            patch.setattr(cpu, "SMALLEST_COMPILED", 0)
+            patch.setattr(blocks, "SMALLEST_COMPILED", 0)
         if path == "table":
             patch.setattr(selection, "LARGEST_NETWORK", 0)
         if path == "baseline":

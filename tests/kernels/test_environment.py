@@ -26,6 +26,7 @@ def everything(rows: Tensor, point: Tensor) -> Results:
         kernels.row_distances(rows, point),
         kernels.combine(rows, weights, point),
         kernels.mix(rows, weights[None].expand(5, -1)),
+        kernels.mixed_order_mean(rows, weights[None].expand(5, -1), 1, 4),
         kernels.pulled_median(rows, point, 0.3),
     )
 

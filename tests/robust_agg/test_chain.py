@@ -1,8 +1,6 @@
-"""A chain before a rule that needs the mixed rows: formed block by block, rejected rows unread."""
+"""A chain before a rule that needs the mixed rows: rejected rows are unread."""
 
 from __future__ import annotations
-
-from importlib import import_module
 
 import numpy as np
 import pytest
@@ -11,9 +9,7 @@ from oracles import rules as oracle
 from torch import Tensor
 
 import robust_agg as ra
-from robust_agg import kernels
 
-module = import_module("robust_agg.chain")  # whose name in the package is that of the function
 F = 2
 RULES = {
     "trimmed mean": ra.TrimmedMean(f=F),
@@ -31,41 +27,6 @@ def draw(n: int, d: int, dtype: torch.dtype = torch.float32) -> Tensor:
 
 def mixed(rule: ra.Aggregator) -> ra.Aggregator:
     return ra.chain(ra.NearestNeighborMixing(f=F), rule)
-
-
-@every_rule
-@every_width
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16], ids=str)
-@pytest.mark.parametrize("numbers", [1, 9 * 7, 9 * 4096])
-def test_blocks_of_columns_are_the_whole(
-    rule: str, d: int, dtype: torch.dtype, numbers: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    rows = draw(9, min(d, 50) if numbers == 1 else d, dtype)
-    expected = mixed(RULES[rule])(rows)
-    monkeypatch.setattr(module, "_BLOCK_NUMBERS", numbers)
-    found = mixed(RULES[rule])(rows)
-    assert found.shape == expected.shape
-    assert found.dtype == dtype
-    eps = torch.finfo(dtype).eps
-    torch.testing.assert_close(found, expected, rtol=4 * eps, atol=4 * eps)
-
-
-@pytest.mark.parametrize("numbers", [9 * 64, 9 * 4096])
-def test_no_more_than_a_block_of_mixed_rows_exists(
-    numbers: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    rows, sizes, mix = draw(9, 9000), [], kernels.mix
-
-    def watched(rows: Tensor, coefficients: Tensor) -> Tensor:
-        out = mix(rows, coefficients)
-        sizes.append(out.numel())
-        return out
-
-    monkeypatch.setattr(kernels, "mix", watched)
-    monkeypatch.setattr(module, "_BLOCK_NUMBERS", numbers)
-    mixed(ra.TrimmedMean(f=F))(rows)
-    assert max(sizes) <= numbers
-    assert sum(sizes) == rows.numel()
 
 
 @every_rule

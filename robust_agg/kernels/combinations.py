@@ -1,0 +1,94 @@
+"""Linear combinations of rows on the CPU: compiled where llvmlite is there and it pays."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache, partial
+
+import torch
+from torch import Tensor
+
+from robust_agg.kernels import blocks, llvm, programs, reference, team
+from robust_agg.kernels.vectors import Lanes, host_lanes
+
+
+def combine(
+    rows: Tensor,
+    weights: Tensor,
+    base: Tensor | None = None,
+    *,
+    dtype: torch.dtype | None = None,
+) -> Tensor:
+    """`robust_agg.kernels.combine` of rows on the CPU."""
+    lanes = host_lanes(rows.dtype)
+    if lanes is None or rows.numel() < blocks.SMALLEST_COMPILED:
+        return reference.combine(rows, weights, base, dtype=dtype)
+    out = _combinations(rows, weights[None], lanes)[0]
+    fused = reference.add_base(out, weights, weights.to(out), base)
+    return fused.to(rows.dtype if dtype is None else dtype)
+
+
+def mix(rows: Tensor, coefficients: Tensor) -> Tensor:
+    """`robust_agg.kernels.mix` of rows on the CPU."""
+    return mixer(rows)(rows, coefficients)
+
+
+def mixer(rows: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
+    """`mix` as it is for these rows, and to be for parts of them: all must round alike."""
+    lanes = host_lanes(rows.dtype)
+    if lanes is None or rows.numel() < blocks.SMALLEST_COMPILED:
+        return reference.mix
+    return partial(_combinations, lanes=lanes)
+
+
+def _combinations(rows: Tensor, coefficients: Tensor, lanes: Lanes) -> Tensor:
+    """``(m, d)``: the combination of the rows for each row of `coefficients` (m, n).
+
+    Rows are not read whose coefficients are 0, or are when rounded to the precision of the sums.
+    """
+    m, d = len(coefficients), rows.shape[1]
+    unit = programs.COMBINE_VECTORS * lanes.width
+    out = blocks.output(rows, unit, m)
+    chosen, rounded = used(coefficients, out.dtype)
+    for first, block in blocks.contiguous(rows, unit):
+        offsets = chosen * block.stride(0)
+        # Several combinations at a time, and what is left of them one by one.
+        done = 0
+        for tile in (programs.MIX_TILE, 1):
+            tiles = (m - done) // tile
+            weights = tiled(rounded[done : done + tiles * tile], tile)
+            tasks = [
+                {
+                    "rows": blocks.address(block, lo),
+                    "offsets": blocks.address(offsets),
+                    "weights": blocks.address(weights),
+                    "count": len(chosen),
+                    "width": hi - lo,
+                    "out": blocks.address(out[done], first + lo),
+                    "pitch": out.stride(0),
+                    "tiles": tiles,
+                }
+                for lo, hi in (blocks.tasks(block, unit) if tiles else ())
+            ]
+            if tasks:
+                team.run(_combine(lanes, tile), tasks)
+            done += tiles * tile
+    return out[:, :d]
+
+
+def used(coefficients: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Which rows have a coefficient (m, n) that is not 0 in `dtype`, and those coefficients."""
+    rounded = coefficients.to(dtype)
+    chosen = rounded.any(dim=0).nonzero().flatten()
+    return chosen, rounded[:, chosen]
+
+
+def tiled(coefficients: Tensor, tile: int) -> Tensor:
+    """Coefficients (m, k), of so many combinations together, as ``(m // tile, k, tile)``."""
+    m, k = coefficients.shape
+    return coefficients.view(m // tile, tile, k).transpose(1, 2).contiguous()
+
+
+@cache
+def _combine(lanes: Lanes, tile: int) -> llvm.Kernel:
+    return llvm.compile_function(programs.combine(lanes, tile))
