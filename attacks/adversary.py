@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from attacks.attack import Attack
-from attacks.threat import Defence, View
+from attacks.threat import Defence, Knowledge, View
 from robust_agg.messages import Update
 from robust_agg.types import State
 
@@ -33,6 +33,15 @@ class Adversary:
         """The attack's state before the first round, for rows like the ``(d,)`` tensor ``like``."""
         return self.attack.init(like)
 
+    def idle(self, workers: Iterable[int]) -> tuple[int, ...]:
+        """Those of the workers whose honest rows nobody reads, so that they need not be computed.
+
+        They are the Byzantine ones, unless the attack knows :attr:`Knowledge.OWN`.
+        """
+        if Knowledge.OWN in self.attack.knows:
+            return ()
+        return tuple(worker for worker in workers if worker in self.byzantine)
+
     def corrupt(
         self,
         updates: Sequence[Update],
@@ -41,6 +50,8 @@ class Adversary:
         round: int,
         generator: torch.Generator,
         defence: Defence | None = None,
+        idle: Sequence[int] = (),
+        like: Tensor | None = None,
     ) -> tuple[list[Update], State]:
         """The updates as the server receives them, and the attack's state for the next round.
 
@@ -54,29 +65,43 @@ class Adversary:
             round: the number of the round.
             generator: a CPU generator for the attack's random choices.
             defence: the defence as it stands, for attacks that query it.
+            idle: Byzantine workers that have computed nothing, as :meth:`idle` allows; they send
+                the attack's last rows, in this order, after all others.
+            like: ``(d,)``, of a row's dtype and device, where there may be no updates.
 
         Raises:
             ValueError: the updates' rows differ in shape, dtype or device; the attack knows honest
-                rows or a defence and there is none; or the attack's rows are not ``(k, d)`` of the
-                updates' dtype and device.
+                rows or a defence and there is none; the attack's rows are not ``(k, d)`` of the
+                updates' dtype and device; a worker is idle that is not Byzantine or whose row the
+                attack knows; or there are idle ones and neither updates nor ``like``.
             KnowledgeError: the attack reads more than it declares to know.
         """
         places = [i for i, update in enumerate(updates) if update.sender in self.byzantine]
-        if not places:
+        if not places and not idle:
             return list(updates), state
         _check_alike(updates)
+        if set(idle) - set(self.idle(idle)):
+            raise ValueError(
+                "Adversary: idle must be Byzantine workers whose rows the attack does not know, "
+                f"found {sorted(idle)}"
+            )
+        like = updates[0].row if updates else like
+        if like is None:
+            raise ValueError("Adversary: like is required with idle workers alone, found None")
         view = View(
             reader=type(self.attack).__name__,
             knows=self.attack.knows,
             round=round,
-            own=[updates[i].row for i in places],
+            own=[*(updates[i].row for i in places), *[like] * len(idle)],
             honest=[u.row for u in updates if u.sender not in self.byzantine],
             defence=defence,
         )
         rows, state = self._ask(view, state, generator)
         received = list(updates)
-        for i, row in zip(places, rows.unbind(), strict=True):
-            received[i] = replace(updates[i], row=row)
+        sent = iter(rows.unbind())
+        for i in places:
+            received[i] = replace(updates[i], row=next(sent))
+        received += [Update(sender=worker, round=round, row=next(sent)) for worker in idle]
         return received, state
 
     def _ask(self, view: View, state: State, generator: torch.Generator) -> tuple[Tensor, State]:
@@ -119,6 +144,8 @@ def byzantine_ids(n: int, count: int, generator: torch.Generator | None = None) 
 
 
 def _check_alike(updates: Sequence[Update]) -> None:
+    if not updates:
+        return
     first = updates[0].row
     for update in updates:
         row = update.row

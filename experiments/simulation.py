@@ -147,7 +147,11 @@ class Simulation:
         number = self.server.round
         # 1. The server sends the parameters to the workers of this round.
         active = self._draw(number)
-        collection = self.transport.collect(number, self.server.parameters(), active=active)
+        parameters = self.server.parameters()
+        # A Byzantine worker whose own gradient the attack does not look at computes none.
+        idle = () if self.adversary is None else self.adversary.idle(active)
+        asked = [worker for worker in active if worker not in idle]
+        collection = self.transport.collect(number, parameters, active=asked)
         # 2. The adversary sees what its threat model allows and fills the Byzantine rows.
         # By sender, not by who was fast: an attack's sums must not depend on that.
         updates = sorted(collection.updates, key=lambda update: update.sender)
@@ -162,6 +166,8 @@ class Simulation:
                     round=number,
                     generator=generator(self.seed, "attack", number),
                     defence=self.server,
+                    idle=idle,
+                    like=parameters,
                 )
         # 3. Admission, estimate, model step, ledger.
         record = self.server.step(updates, senders=active, refused=collection.refused)

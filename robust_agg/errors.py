@@ -76,6 +76,8 @@ def as_integer(who: str, name: str, value: object) -> int:
     Raises:
         ValueError: it is none, or a bool.
     """
+    if type(value) is int:  # what nearly all are, and the protocol takes long to check
+        return value
     if isinstance(value, SupportsIndex) and not isinstance(value, bool):
         try:
             return operator.index(value)

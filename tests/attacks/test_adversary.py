@@ -141,6 +141,41 @@ def test_without_a_byzantine_update_nothing_happens() -> None:
     assert corrupt(Sends("never asked"), [], {17}) == ([], {})
 
 
+def test_who_is_idle() -> None:
+    blind, seeing = (
+        Adversary(attack=attack, byzantine=frozenset({1, 4, 7}))
+        for attack in (InnerProductManipulation(), SignFlip(of="own"))
+    )
+    assert blind.idle([4, 0, 1, 2]) == (4, 1)
+    assert seeing.idle([4, 0, 1, 2]) == ()
+
+
+@pytest.mark.parametrize("attack", [a for a in ATTACKS if Knowledge.OWN not in a.knows], ids=repr)
+def test_idle_workers_send_what_they_would_have_sent(attack) -> None:
+    rows, defence = random_rows(5, 6), MeanDefence(f=2)
+    updates = updates_of(rows, [0, 1, 2, 3, 4])
+    expected, _ = corrupt(attack, updates, {3, 4}, defence=defence)
+    received, _ = corrupt(attack, updates[:3], {3, 4}, defence=defence, idle=(3, 4))
+    assert [(u.sender, u.round) for u in received[3:]] == [(3, 7), (4, 7)]
+    for one, other in zip(received, expected, strict=True):
+        torch.testing.assert_close(one.row, other.row, equal_nan=True)
+
+
+def test_idle_workers_alone() -> None:
+    like = torch.zeros(3, dtype=torch.bfloat16)
+    received, _ = corrupt(NonFinite(), [], {3, 5}, idle=(5, 3), like=like)
+    assert [u.sender for u in received] == [5, 3]
+    assert {(u.row.shape, u.row.dtype) for u in received} == {((3,), torch.bfloat16)}
+    with pytest.raises(ValueError, match=r"^Adversary: like is required with idle workers alone"):
+        corrupt(NonFinite(), [], {3, 5}, idle=(5, 3))
+
+
+@pytest.mark.parametrize(("attack", "idle"), [(SignFlip(), (1,)), (NonFinite(), (0, 1))])
+def test_who_may_not_be_idle(attack, idle) -> None:
+    with pytest.raises(ValueError, match=r"^Adversary: idle must be Byzantine workers whose rows"):
+        corrupt(attack, updates_of(random_rows(3, 2), [0, 1, 2]), {1}, idle=idle)
+
+
 def test_without_an_honest_update() -> None:
     updates = updates_of(random_rows(3, 2))
     with pytest.raises(
