@@ -14,6 +14,7 @@ def main() -> NoReturn:
     """Run the command line; exit code 2 where it is not installed, 130 after an early Ctrl-C."""
     try:
         from experiments.cli import main as command
+        from experiments.memory import keep_freed
     except KeyboardInterrupt:
         sys.exit(130)
     except ModuleNotFoundError as error:
@@ -22,6 +23,7 @@ def main() -> NoReturn:
         missing = f"the command line needs {error.name}: pip install 'robust-agg[experiments]'"
         print(f"robust-agg: error: {missing}", file=sys.stderr)
         sys.exit(2)
+    keep_freed()
     try:
         command()
     except SystemExit as ended:

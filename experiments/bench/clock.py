@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import ctypes
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 from statistics import median
 from typing import NamedTuple
 
 import torch
+
+from experiments.memory import give_back
 
 ENOUGH = 1.0
 """Seconds of repeats after which no further one is begun, …"""
@@ -62,7 +62,7 @@ def peak_extra(call: Callable[[], object], device: str = "cpu") -> int | None:
         torch.cuda.reset_peak_memory_stats(device)
         call()
         return torch.cuda.max_memory_allocated(device) - before
-    _give_back()
+    give_back()  # what malloc keeps would hide growth
     try:
         # Makes the peak what is resident now; Linux only.
         Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
@@ -71,12 +71,6 @@ def peak_extra(call: Callable[[], object], device: str = "cpu") -> int | None:
         return _resident("VmHWM") - before
     except OSError:
         return None
-
-
-def _give_back() -> None:
-    """Free memory that malloc keeps would hide growth."""
-    with suppress(OSError, AttributeError):
-        ctypes.CDLL(None).malloc_trim(0)
 
 
 def _resident(field: str) -> int:

@@ -104,7 +104,7 @@ class OurLoop(Loop):
         build = MODELS[setting.model]
         n = setting.honest + setting.f
         shards = setting.shards(train)
-        # The Byzantine ones have data and compute, though their attack does not ask for it.
+        # The Byzantine ones have data as well, but are not asked to compute: nor does the peer's.
         workers = tuple(
             LogicalWorker(id=i, shard=Shard(split.inputs, split.targets))
             for i, split in enumerate([*shards, *shards[: setting.f]])

@@ -152,8 +152,6 @@ class Training(Study):
     def notes(self, rows: Sequence[Row]) -> list[str]:
         return [
             next(row["data"] for row in rows),
-            "our Byzantine workers compute gradients too, which the attack does not look at: 12 "
-            "instead of ByzFL's 10",
             "our geometric median is exact; ByzFL's is 3 smoothed Weiszfeld steps",
         ]
 

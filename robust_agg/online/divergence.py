@@ -48,6 +48,10 @@ class Divergence(ABC):
     def subgradient(self, row: Tensor, m: Tensor) -> Tensor:
         """An element of ``∂_m D(m - g)`` ``(d,)`` for one row g (eq. 6)."""
 
+    def overshoots(self, tau: float, method: Method) -> bool:
+        """Whether a step may end beyond the row, and so beyond what a number can be."""
+        return method == "subgradient"
+
     def gaps(self, rows: Tensor, m: Tensor) -> Tensor:
         """``(n,)`` float64: how far each row is from m, in the divergence's own scale."""
         return kernels.row_distances(rows, m)

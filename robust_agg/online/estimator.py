@@ -211,8 +211,8 @@ class OnlineMedian(Estimator):
                 m, weights = self.divergence.averaged(rows, m, tau, self.method, gaps)
         if self.iterations > 1:
             weights = None  # those of the last repetition are relative to an m that moved
-        if self.method == "subgradient" and not kernels.is_finite(m):
-            # A proximal step ends among the rows and m, however large τ is.
+        overshoots = self.divergence.overshoots(tau, self.method)
+        if overshoots and not kernels.is_finite(m):
             raise ValueError(
                 f"{self.name}: tau must be so small that the estimate is finite in {m.dtype}, "
                 f"found {tau:.3g}"

@@ -60,6 +60,9 @@ class Squared(Radial):
     def factors(self, r: Tensor, tau: float, method: Method) -> Tensor:
         return torch.full_like(r, _share(tau, method))
 
+    def overshoots(self, tau: float, method: Method) -> bool:
+        return _share(tau, method) > 1
+
     def averaged(
         self, rows: Tensor, m: Tensor, tau: float, method: Method, gaps: Tensor | None = None
     ) -> tuple[Tensor, Tensor | None]:
