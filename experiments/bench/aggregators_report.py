@@ -101,8 +101,8 @@ def tables(rows: Sequence[Row]) -> Mapping[str, Table]:
             ("rule", "extra"),
             *((row["rule"], _percent(row)) for row in largest),
         ]
-    if starts := [row for row in rows if "start" in row]:
-        found["Seconds that a process's first call adds"] = _starts(starts)
+    if starts := [row for row in rows if "first" in row]:
+        found["Seconds that a process's first call adds"] = _first_calls(starts)
     return found
 
 
@@ -160,13 +160,12 @@ def _short(value: object) -> str:
     return str(value)
 
 
-def _starts(rows: Sequence[Row]) -> Table:
+def _first_calls(rows: Sequence[Row]) -> Table:
+    cells = {(row["rule"], row["n"]): f"{row['first']:.2f}" for row in rows}
     counts = _values(rows, "n")
-    kinds = list(dict.fromkeys((row["rule"], row["start"]) for row in rows))
-    cells = {(row["rule"], row["start"], row["n"]): f"{row['seconds']:.2f}" for row in rows}
     return [
-        ("rule", "cache", *(f"n = {n}" for n in counts)),
-        *((rule, start, *(cells[rule, start, n] for n in counts)) for rule, start in kinds),
+        ("rule", *(f"n = {n}" for n in counts)),
+        *((rule, *(cells[rule, n] for n in counts)) for rule in _values(rows, "rule")),
     ]
 
 

@@ -8,13 +8,13 @@ before another rule need. None of them changes its input, and none is differenti
 
 from __future__ import annotations
 
-from math import inf, isfinite, isnan
+from math import isfinite
 
 import torch
 from torch import Tensor
 
 from robust_agg.kernels import cpu, reference
-from robust_agg.kernels.reference import OrderMean
+from robust_agg.kernels.reference import OrderMean, largest
 
 __all__ = [
     "centred_gram",
@@ -22,6 +22,7 @@ __all__ = [
     "gram",
     "is_finite",
     "largest",
+    "mean",
     "mean_around",
     "mix",
     "mixed_order_mean",
@@ -168,6 +169,20 @@ def combine(
     return path(_values(rows), weights.detach(), base, dtype=dtype)
 
 
+def mean(rows: Tensor) -> tuple[Tensor, float]:
+    """``(1/n) sum_i x_i``, and the largest magnitude of a number in the rows: one pass.
+
+    `rows` is (n, d), the mean (d,) of the same dtype, as `combine` with all weights 1/n gives it.
+    The magnitude is Inf where a number is NaN.
+
+    Raises:
+        ValueError: unless rows are a float matrix with n, d >= 1.
+    """
+    _check_rows("mean", rows)
+    path = cpu.mean if _is_plain(rows) else reference.mean
+    return path(_values(rows))
+
+
 def mix(rows: Tensor, coefficients: Tensor) -> Tensor:
     """``sum_j a_ij x_j`` for each row a_i of `coefficients` (m, n); (m, d) in at least float32.
 
@@ -205,12 +220,6 @@ def mixed_order_mean(
         )
     path = cpu.mixed_order_mean if _is_plain(rows, coefficients) else reference.mixed_order_mean
     return path(_values(rows), coefficients.detach(), OrderMean(start, stop, far))
-
-
-def largest(tensor: Tensor) -> float:
-    """The largest magnitude in a tensor that is not empty, Inf where it holds a NaN: one pass."""
-    least, most = (float(end) for end in torch.aminmax(tensor.detach()))
-    return inf if isnan(least) else max(-least, most)  # both ends are NaN where there is one
 
 
 def is_finite(tensor: Tensor) -> bool:

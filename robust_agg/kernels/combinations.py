@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cache, partial
+from math import inf, isnan
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -26,6 +28,38 @@ def combine(
     out = _combinations(rows, weights[None], lanes)[0]
     fused = reference.add_base(out, weights, weights.to(out), base)
     return fused.to(rows.dtype if dtype is None else dtype)
+
+
+def mean(rows: Tensor) -> tuple[Tensor, float]:
+    """`robust_agg.kernels.mean` of rows on the CPU."""
+    lanes = host_lanes(rows.dtype)
+    if lanes is None or rows.numel() < blocks.SMALLEST_COMPILED:
+        return reference.mean(rows)
+    n, d = rows.shape
+    unit = programs.COMBINE_VECTORS * lanes.width
+    out = blocks.output(rows, unit)
+    weight = out.new_full((1,), 1 / n)
+    largest = 0
+    for first, block in blocks.contiguous(rows, unit):
+        parts = blocks.tasks(block, unit)
+        found = torch.zeros(len(parts), dtype=torch.int64, device="cpu")
+        tasks = [
+            {
+                "rows": blocks.address(block, lo),
+                "stride": block.stride(0),
+                "n": n,
+                "weight": blocks.address(weight),
+                "width": hi - lo,
+                "out": blocks.address(out, first + lo),
+                "largest": blocks.address(found, place),
+            }
+            for place, (lo, hi) in enumerate(parts)
+        ]
+        team.run(_mean(lanes), tasks)
+        largest = max(largest, int(found.max()))
+    bits = np.array(largest, np.int64 if lanes.number == "double" else np.int32)
+    magnitude = float(bits.view(out.numpy().dtype))
+    return out[:d].to(rows.dtype), inf if isnan(magnitude) else magnitude
 
 
 def mix(rows: Tensor, coefficients: Tensor) -> Tensor:
@@ -87,6 +121,11 @@ def tiled(coefficients: Tensor, tile: int) -> Tensor:
     """Coefficients (m, k), of so many combinations together, as ``(m // tile, k, tile)``."""
     m, k = coefficients.shape
     return coefficients.view(m // tile, tile, k).transpose(1, 2).contiguous()
+
+
+@cache
+def _mean(lanes: Lanes) -> llvm.Kernel:
+    return llvm.compile_function(programs.mean(lanes))
 
 
 @cache

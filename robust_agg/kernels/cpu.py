@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from robust_agg.kernels import blocks, combinations, llvm, programs, reference, selection, team
-from robust_agg.kernels.combinations import combine, mix
+from robust_agg.kernels.combinations import combine, mean, mix
 from robust_agg.kernels.reference import OrderMean
 from robust_agg.kernels.selection import Selection
 from robust_agg.kernels.threads import map_ranges, ranges
@@ -44,6 +44,7 @@ SORT_NUMBERS = 1 << 15
 __all__ = [
     "centred_gram",
     "combine",
+    "mean",
     "mix",
     "mixed_order_mean",
     "order_mean",

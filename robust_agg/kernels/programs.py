@@ -278,6 +278,58 @@ def combine(lanes: Lanes, tile: int) -> Function:
     return f
 
 
+def mean(lanes: Lanes) -> Function:
+    """``out[j] = sum_i weight * rows[i, j]`` for i < n, as `combine` rounds it.
+
+    `largest` is an int64: it becomes the bits of the largest magnitude of a number that is read.
+    NaN counts as larger than Inf, and Inf as larger than any number.
+    """
+    f = Function(
+        "mean",
+        {
+            "rows": "ptr",
+            "stride": "i64",
+            "n": "i64",
+            "weight": "ptr",
+            "width": "i64",
+            "out": "ptr",
+            "largest": "ptr",
+        },
+    )
+    bits = 64 if lanes.number == "double" else 32
+    whole = f"<{lanes.width} x i{bits}>"
+    mask = "<" + ", ".join([f"i{bits} {(1 << bits - 1) - 1}"] * lanes.width) + ">"
+    suffix = f"v{lanes.width}i{bits}"
+    weight = broadcast(f, lanes, f.let(f"load {lanes.number}, ptr %weight"))
+    most = [(whole, "zeroinitializer")]
+    zeros = [(lanes.vector, "zeroinitializer")] * COMBINE_VECTORS
+    with f.loop("0", "%width", COMBINE_VECTORS * lanes.width, most) as columns:
+        places = [
+            f.let(f"add i64 {columns.index}, {k * lanes.width}") for k in range(COMBINE_VECTORS)
+        ]
+        with f.loop("0", "%n", 1, [(whole, columns.carried[0]), *zeros]) as rows:
+            offset = f.let(f"mul i64 {rows.index}, %stride")
+            pointer = element(f, lanes.storage, "%rows", offset)
+            largest, *totals = rows.carried
+            for place, total in zip(places, totals, strict=True):
+                value = load(f, lanes, pointer, place)
+                rows.following.append(multiply_add(f, lanes, value, weight, total))
+                pattern = f.let(f"bitcast {lanes.vector} {value} to {whole}")
+                pattern = f.let(f"and {whole} {pattern}, {mask}")
+                name = f"llvm.umax.{suffix}"
+                largest = f.call(whole, name, (whole, largest), (whole, pattern))
+            rows.following.insert(0, largest)
+        columns.following = [rows.carried[0]]
+        for place, total in zip(places, rows.carried[1:], strict=True):
+            store(f, lanes, "%out", place, total)
+    name = f"llvm.vector.reduce.umax.{suffix}"
+    found = f.call(f"i{bits}", name, (whole, columns.carried[0]))
+    if bits == 32:
+        found = f.let(f"zext i32 {found} to i64")
+    f.do(f"store i64 {found}, ptr %largest")
+    return f
+
+
 def mixed(select: Function, lanes: Lanes) -> Function:
     """What `select` makes of combinations of the rows, on `cached` columns after another.
 

@@ -7,6 +7,7 @@ Columns are processed in chunks, so that no temporary is as large as the rows.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from math import inf, isnan
 from typing import NamedTuple
 
 import torch
@@ -244,6 +245,22 @@ def combine(
             block = rows[:, part] if everything else rows[:, part].index_select(0, chosen)
             out[part] = torch.mv(block.to(wide).T, factors)
     return add_base(out, weights, coefficients, base).to(rows.dtype if dtype is None else dtype)
+
+
+def mean(rows: Tensor) -> tuple[Tensor, float]:
+    """``(1/n) sum_i x_i`` of rows (n, d), as `combine`, and the largest magnitude of a number.
+
+    That is Inf where one is NaN.
+    """
+    n = rows.shape[0]
+    weights = torch.full((n,), 1 / n, dtype=torch.float64, device="cpu")
+    return combine(rows, weights), largest(rows)
+
+
+def largest(tensor: Tensor) -> float:
+    """The largest magnitude in a tensor that is not empty, Inf where it holds a NaN: one pass."""
+    least, most = (float(end) for end in torch.aminmax(tensor.detach()))
+    return inf if isnan(least) else max(-least, most)  # both ends are NaN where there is one
 
 
 def mix(rows: Tensor, coefficients: Tensor) -> Tensor:

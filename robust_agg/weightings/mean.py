@@ -39,9 +39,14 @@ class Mean(Weighted):
     def _explain(
         self, rows: Tensor, generator: torch.Generator | None, *, distances: bool
     ) -> Explanation:
-        # Norms tell which rows are finite; the mean needs no other geometry, so no Gram is formed.
+        output, largest = kernels.mean(rows)
+        limit = torch.finfo(torch.promote_types(rows.dtype, torch.float32)).max
+        if largest <= limit / rows.shape[1] ** 0.5:
+            weights = _uniform(torch.ones(len(rows), dtype=torch.bool, device="cpu"))
+            return explained(output, rows, distances=distances, weights=weights)
+        # Some row may be too far: norms tell. The mean needs no other geometry, no Gram is formed.
         norms = kernels.row_distances(rows, rows.new_zeros(rows.shape[1]))
-        accepted = norms <= torch.finfo(torch.promote_types(rows.dtype, torch.float32)).max
+        accepted = norms <= limit
         check_rejected(self.name, int((~accepted).sum()), self.max_rejected(len(rows)), len(rows))
         weights = _uniform(accepted)
         output = kernels.combine(rows, weights)

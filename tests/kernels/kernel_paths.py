@@ -28,6 +28,7 @@ KERNEL_CACHES = (
     cpu._row_distances,
     cpu._mixed,
     combinations._combine,
+    combinations._mean,
 )
 
 

@@ -25,6 +25,7 @@ def everything(rows: Tensor, point: Tensor) -> Results:
         *kernels.centred_gram(rows, point[None]),
         kernels.row_distances(rows, point),
         kernels.combine(rows, weights, point),
+        kernels.mean(rows)[0],
         kernels.mix(rows, weights[None].expand(5, -1)),
         kernels.mixed_order_mean(rows, weights[None].expand(5, -1), 1, 4),
         kernels.pulled_median(rows, point, 0.3),

@@ -262,6 +262,46 @@ def test_combine_of_layouts_in_memory(path: str, layout: str) -> None:
 
 
 @pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize(
+    ("dtype", "layout"),
+    # Torch has no complex numbers of bfloat16.
+    [(t, k) for t in DTYPES for k in layouts() if (t, k) != (torch.bfloat16, "negated on reading")],
+)
+@pytest.mark.parametrize(("n", "d"), [(1, 1), (2, 64), (9, 1000), (40, 333)])
+def test_mean(path: str, dtype: torch.dtype, layout: str, n: int, d: int) -> None:
+    rows = draw(n, d, dtype, seed=n)
+    held = layouts()[layout](rows)
+    with on_path(path):
+        found, largest = kernels.mean(held)
+        weights = torch.full((n,), 1 / n, dtype=torch.float64)
+        assert torch.equal(found, kernels.combine(held, weights))
+    assert found.dtype == dtype
+    assert largest == float(rows.abs().max())
+
+
+@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("value", [torch.nan, -torch.nan, torch.inf, -torch.inf])
+def test_mean_sees_what_is_not_finite(path: str, dtype: torch.dtype, value: float) -> None:
+    rows = draw(7, 300, dtype)
+    with on_path(path):
+        assert kernels.mean(rows)[1] < 10
+        for place in ((0, 0), (6, 299), (3, 150)):
+            bad = rows.clone()
+            bad[place] = value
+            assert kernels.mean(bad)[1] == torch.inf
+
+
+@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("n", [1, 5])
+def test_mean_of_the_smallest_and_the_largest(path: str, n: int) -> None:
+    for value in (0.0, -0.0, 1e-45, -1e-45, 3.4e38, -3.4e38):
+        with on_path(path):
+            largest = kernels.mean(torch.full((n, 200), value))[1]
+        assert largest == abs(float(torch.tensor(value)))
+
+
+@pytest.mark.parametrize("path", PATHS)
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("n", [1, 2, 9, 40])
 @pytest.mark.parametrize("m", [1, 4, 7])
