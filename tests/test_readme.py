@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+from itertools import count
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```$", (ROOT / "README.md").read_text(), 
 SMALL = {
     "make run": "--rounds 2 --evaluate-every 1 --hosts 1 --out {folder}/runs",
     "make test": "--collect-only -q",
+    "make benchmark": "--preset smoke --out {folder}/bench",
 }
 
 
@@ -39,13 +41,14 @@ def test_python_block_runs(source: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("source", [s for language, s in BLOCKS if language == "bash"])
 def test_shell_block_runs(source: str, tmp_path: Path) -> None:
-    for command, arguments in SMALL.items():
-        source = re.sub(
-            rf"^{command}\b",
-            f"make -C {ROOT} {command[5:]} ARGS='{arguments.format(folder=tmp_path)}'",
-            source,
-            flags=re.M,
-        )
+    folders = (tmp_path / str(number) for number in count())
+
+    def small(found: re.Match[str]) -> str:
+        command = found.group()
+        arguments = SMALL[command].format(folder=next(folders))
+        return f"make -C {ROOT} {command[5:]} ARGS='{arguments}'"
+
+    source = re.sub(rf"^({'|'.join(SMALL)})\b", small, source, flags=re.M)
     folder = str(Path(sys.executable).parent)
     done = subprocess.run(
         ["bash", "-euo", "pipefail", "-c", source],

@@ -22,6 +22,8 @@ from experiments.runs import InterruptedRun
 from experiments.simulation import CHECKPOINT, LEDGER, METRICS, AttackError, Metrics, read_metrics
 from robust_agg import Ledger
 from robust_agg.checkpoint import CheckpointError, load_checkpoint
+from workers.inline import InlineHosts
+from workers.transport import Collection
 
 
 def done(config: RunConfig, out: Path) -> Path:
@@ -308,6 +310,25 @@ def test_a_ledger_that_is_shorter_than_its_checkpoint_is_refused(tmp_path: Path)
     path.write_text("".join(path.read_text().splitlines(keepends=True)[:2]))
     with pytest.raises(CheckpointError, match=r"the checkpoint's 20 rounds are required, found 2"):
         go_on(run.folder)
+
+
+@pytest.mark.parametrize(
+    ("attack", "asked"), [("SignFlip", 7), ("InnerProductManipulation", 5), ("NonFinite", 5)]
+)
+def test_a_byzantine_worker_whose_row_nobody_reads_computes_none(
+    attack: str, asked: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found, collect = [], InlineHosts.collect
+
+    def watched(*given: Any, **options: Any) -> Collection:
+        found.append(collect(*given, **options))
+        return found[-1]
+
+    monkeypatch.setattr(InlineHosts, "collect", watched)
+    folder = done(tiny(attack=attack, rounds=3), tmp_path)
+    assert [len(collection.asked) for collection in found] == [7] * 3 + [asked] * 3
+    for cell in reopen(folder).trainings:
+        assert all(line["senders"] == [*range(7)] for line in Ledger(folder / cell.folder / LEDGER))
 
 
 def test_without_an_honest_row_an_attack_on_honest_rows_sends_nothing(tmp_path: Path) -> None:
