@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from math import fsum
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,11 +14,11 @@ import torch
 from torch import Tensor
 
 from robust_agg import kernels
-from robust_agg.kernels import cpu, llvm, selection
+from robust_agg.kernels import cpu, cuda, llvm, reference, selection
 
-PATHS = ("reference", "numpy", "compiled", "table", "baseline")
+PATHS = ("reference", "numpy", "compiled", "table", "baseline", "triton")
 """Plain torch; the CPU without compilation; compiled for this machine, with few rows treated as few
-and as many, and for its oldest kin."""
+and as many, and for its oldest kin; the programs for a CUDA device, on one or interpreted."""
 
 DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
@@ -30,16 +32,74 @@ KERNEL_CACHES = (
 )
 
 
+class OnDevice:
+    """`cuda` for tensors on the CPU: moved to a device and back, or in Triton's interpreter."""
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    _one_at_a_time = threading.Lock()  # the interpreter keeps its state in a module
+
+    @classmethod
+    def _run(cls, function: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
+        def there(value: Any) -> Any:
+            if not isinstance(value, Tensor):
+                return value
+            # The interpreter rounds to bfloat16 by cutting off. Widening changes no number.
+            wide = value.dtype == torch.bfloat16 and cls.device == "cpu"
+            return value.to(cls.device, torch.float32 if wide else value.dtype)
+
+        with cls._one_at_a_time, np.errstate(all="ignore"):
+            found = function(*map(there, arguments), **options)
+        return tuple(x.cpu() for x in found) if isinstance(found, tuple) else found.cpu()
+
+    @classmethod
+    def order_mean(cls, rows: Tensor, wanted: reference.OrderMean) -> Tensor:
+        return cls._run(cuda.order_mean, rows, wanted).to(rows.dtype)
+
+    @classmethod
+    def pulled_median(cls, rows: Tensor, point: Tensor, tau: float) -> Tensor:
+        return cls._run(cuda.pulled_median, rows, point, tau).to(point.dtype)
+
+    @classmethod
+    def centred_gram(cls, rows: Tensor, extra: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        centre, gram = cls._run(cuda.centred_gram, rows, extra)
+        return centre, gram
+
+    @classmethod
+    def row_distances(cls, rows: Tensor, point: Tensor) -> Tensor:
+        return cls._run(cuda.row_distances, rows, point)
+
+    @classmethod
+    def combine(
+        cls,
+        rows: Tensor,
+        weights: Tensor,
+        base: Tensor | None = None,
+        *,
+        dtype: torch.dtype | None = None,
+    ) -> Tensor:
+        out = rows.dtype if dtype is None else dtype
+        return cls._run(cuda.combine, rows, weights, base, dtype=dtype).to(out)
+
+    @classmethod
+    def mix(cls, rows: Tensor, coefficients: Tensor) -> Tensor:
+        return cls._run(cuda.mix, rows, coefficients)
+
+
 @contextmanager
 def on_path(path: str) -> Iterator[None]:
     """`robust_agg.kernels` takes `path` whatever the shapes are."""
     if path in {"compiled", "table", "baseline"} and not llvm.available():
         pytest.skip("llvmlite is not installed: there are no compiled kernels")
+    if path == "triton":
+        pytest.importorskip("triton")
     with pytest.MonkeyPatch.context() as patch:
         if path == "reference":
-            patch.setattr(kernels, "_is_plain", lambda *tensors: False)
+            patch.setattr(kernels, "_path", lambda *tensors: reference)
         elif path == "numpy":
             patch.setenv("ROBUST_AGG_JIT", "0")
+        elif path == "triton":
+            patch.setattr(cuda, "SMALLEST_COMPILED", 0)
+            patch.setattr(kernels, "_path", lambda *tensors: OnDevice)
         else:
             patch.setattr(selection, "COMPILE_AFTER", 0)
             patch.setattr(cpu, "SMALLEST_COMPILED", 0)
