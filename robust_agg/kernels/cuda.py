@@ -207,10 +207,8 @@ def _parts(d: int, unit: int, most: int) -> tuple[int, int]:
 
 def _launch(program: Program, instances: int, *arguments: Any) -> None:
     """Runs the instances on the device of the first argument, in its current stream."""
-    # One stage: what is loaded ahead of a loop's turn would be before it is written.
-    options = {"num_warps": program.warps, "num_stages": 1}
     with _device(arguments[0]):
-        triton_source.kernel(program)[(instances,)](*arguments, **options)
+        triton_source.kernel(program)[(instances,)](*arguments, **program.options)
 
 
 def _device(tensor: Tensor) -> AbstractContextManager[Any]:

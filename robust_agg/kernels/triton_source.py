@@ -73,6 +73,12 @@ class Program:
     width: int
     warps: int
 
+    @property
+    def options(self) -> dict[str, int]:
+        """What a launch is given beside the arguments."""
+        # One stage: what is loaded ahead of a loop's turn would be before it is written.
+        return {"num_warps": self.warps, "num_stages": 1}
+
 
 def available(device: torch.device) -> bool:
     """Whether kernels can be compiled for a device: Triton is there and is not switched off."""

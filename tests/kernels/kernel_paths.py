@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from math import fsum
 from typing import Any
@@ -48,7 +49,11 @@ class OnDevice:
             return value.to(cls.device, torch.float32 if wide else value.dtype)
 
         with cls._one_at_a_time, np.errstate(all="ignore"):
-            found = function(*map(there, arguments), **options)
+            gc.disable()  # the interpreter makes so many objects that most time goes there
+            try:
+                found = function(*map(there, arguments), **options)
+            finally:
+                gc.enable()
         return tuple(x.cpu() for x in found) if isinstance(found, tuple) else found.cpu()
 
     @classmethod
@@ -114,6 +119,16 @@ def on_path(path: str) -> Iterator[None]:
         yield
     if path == "baseline":
         clear_kernels()
+
+
+def paths_and(counts: Iterable[int]) -> list[tuple[str, int]]:
+    """Every path with every count, but for the interpreter, which is slow, few above 12."""
+    return [
+        (path, n)
+        for path in PATHS
+        for n in counts
+        if path != "triton" or n <= 12 or n % 16 in {0, 1, 15}
+    ]
 
 
 def clear_kernels() -> None:
