@@ -88,8 +88,8 @@ def centred_gram(rows: Tensor, extra: Tensor | None = None) -> tuple[Tensor, Ten
     """
     n, d = rows.shape
     others = 0 if extra is None else extra.shape[0]
-    number = NUMBERS.get(rows.dtype)
-    if not _pays(rows) or number != "float32" or n > LARGEST_NETWORK or others > LARGEST_EXTRA:
+    known = rows.dtype != torch.float64 and (extra is None or extra.dtype in NUMBERS)
+    if not _pays(rows) or not known or n > LARGEST_NETWORK or others > LARGEST_EXTRA:
         return reference.centred_gram(rows, extra, order=order_mean)
     size = 1 + n + others
     able = rows.numel() * rows.element_size() // GRAM_SHARE // (8 * size**2)

@@ -145,7 +145,7 @@ def _multiply(f: Source, others: int) -> None:
     f.do("c = tl.load(centre + narrow, mask=known, other=0.0)")
     f.do("there = rows + each_at[:, None] + (narrow * column_stride)[None, :]")
     f.do("values = tl.load(there, mask=real[:, None] & known[None, :], other=0.0)")
-    f.do("apart = tl.where(real[:, None], values.to(tl.float32) - c[None, :], 0.0)")
+    f.do("apart = values.to(tl.float32) - c[None, :]")
     f.do(f"products = tl.dot(apart, tl.trans(apart), products, input_precision={DOT_PRECISION!r})")
     vectors = ["c"]
     pointer = "extra"

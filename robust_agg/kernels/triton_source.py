@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
+from hashlib import sha256
 from importlib import import_module
 from typing import Any
 
@@ -119,7 +120,8 @@ def kernel(program: Program) -> Any:
 def _kernel(program: Program) -> Any:
     triton = import_module("triton")
     # Triton asks for the source of the function's file: where there is none, this one is found.
-    file = f"<robust_agg {program.name} {hash(program):x}>"
+    digest = sha256(program.text.encode()).hexdigest()
+    file = f"<robust_agg {program.name} {digest}>"
     linecache.cache[file] = (
         len(program.text),
         None,

@@ -183,7 +183,8 @@ def combine_oracle(rows: Tensor, weights: Tensor, base: Tensor | None) -> np.nda
 
 
 def draw(n: int, d: int, dtype: torch.dtype, *, seed: int = 0) -> Tensor:
-    return torch.randn(n, d, generator=torch.Generator().manual_seed(seed)).to(dtype)
+    wide = torch.float64 if dtype == torch.float64 else torch.float32
+    return torch.randn(n, d, generator=torch.Generator().manual_seed(seed), dtype=wide).to(dtype)
 
 
 def layouts() -> dict[str, Callable[[Tensor], Tensor]]:
