@@ -182,7 +182,7 @@ def _combinations(
     chosen = coefficients.any(dim=0).nonzero().flatten()
     tiled = coefficients.new_zeros(tiles * tile, len(chosen))
     tiled[:m] = coefficients[:, chosen]
-    tiled = tiled.view(tiles, tile, -1).transpose(1, 2).flatten()
+    tiled = tiled.view(tiles, tile, len(chosen)).transpose(1, 2).flatten()
     factors = torch.cat([tiled, tiled.new_tensor([factor])]).to(rows.device)
     program = _combine(tile, NUMBERS[rows.dtype], step)
     beside = out if base is None else base
