@@ -9,11 +9,12 @@ before another rule need. None of them changes its input, and none is differenti
 from __future__ import annotations
 
 from math import isfinite
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from robust_agg.kernels import cpu, reference
+from robust_agg.kernels import cpu, cuda, reference
 from robust_agg.kernels.reference import OrderMean, largest
 
 __all__ = [
@@ -48,8 +49,7 @@ def sorted_mean(rows: Tensor, start: int, stop: int) -> Tensor:
             "sorted_mean: 0 <= start < stop <= n is required, "
             f"found start={start}, stop={stop}, n={rows.shape[0]}"
         )
-    path = cpu.order_mean if _is_plain(rows) else reference.order_mean
-    return path(_values(rows), OrderMean(start, stop))
+    return _path(rows).order_mean(_values(rows), OrderMean(start, stop))
 
 
 def mean_around(rows: Tensor, start: int, stop: int, far: int) -> Tensor:
@@ -69,8 +69,7 @@ def mean_around(rows: Tensor, start: int, stop: int, far: int) -> Tensor:
             "mean_around: 0 <= start < stop <= n and 0 <= 2 far < n are required, "
             f"found start={start}, stop={stop}, far={far}, n={n}"
         )
-    path = cpu.order_mean if _is_plain(rows) else reference.order_mean
-    return path(_values(rows), OrderMean(start, stop, far))
+    return _path(rows).order_mean(_values(rows), OrderMean(start, stop, far))
 
 
 def pulled_median(rows: Tensor, point: Tensor, tau: float) -> Tensor:
@@ -88,8 +87,7 @@ def pulled_median(rows: Tensor, point: Tensor, tau: float) -> Tensor:
     _check_device("pulled_median", "point", point, rows)
     if not tau > 0:
         raise ValueError(f"pulled_median: tau must be positive, found {tau}")
-    path = cpu.pulled_median if _is_plain(rows, point) else reference.pulled_median
-    return path(_values(rows), _values(point), tau)
+    return _path(rows, point).pulled_median(_values(rows), _values(point), tau)
 
 
 def centred_gram(rows: Tensor, extra: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -111,9 +109,7 @@ def centred_gram(rows: Tensor, extra: Tensor | None = None) -> tuple[Tensor, Ten
             )
         _check_device("centred_gram", "extra", extra, rows)
         extra = _values(extra)
-    if _is_plain(rows, extra):
-        return cpu.centred_gram(_values(rows), extra)
-    return reference.centred_gram(_values(rows), extra)
+    return _path(rows, extra).centred_gram(_values(rows), extra)
 
 
 def gram(rows: Tensor) -> Tensor:
@@ -139,8 +135,7 @@ def row_distances(rows: Tensor, point: Tensor) -> Tensor:
     _check_rows("row_distances", rows)
     _check_vector("row_distances", "point", point, rows.shape[1])
     _check_device("row_distances", "point", point, rows)
-    path = cpu.row_distances if _is_plain(rows, point) else reference.row_distances
-    return path(_values(rows), _values(point))
+    return _path(rows, point).row_distances(_values(rows), _values(point))
 
 
 def combine(
@@ -165,8 +160,8 @@ def combine(
         _check_vector("combine", "base", base, rows.shape[1])
         _check_device("combine", "base", base, rows)
         base = _values(base)
-    path = cpu.combine if _is_plain(rows, weights, base) else reference.combine
-    return path(_values(rows), weights.detach(), base, dtype=dtype)
+    path = _path(rows, weights, base)
+    return path.combine(_values(rows), weights.detach(), base, dtype=dtype)
 
 
 def mean(rows: Tensor) -> tuple[Tensor, float]:
@@ -179,8 +174,7 @@ def mean(rows: Tensor) -> tuple[Tensor, float]:
         ValueError: unless rows are a float matrix with n, d >= 1.
     """
     _check_rows("mean", rows)
-    path = cpu.mean if _is_plain(rows) else reference.mean
-    return path(_values(rows))
+    return _path(rows).mean(_values(rows))
 
 
 def mix(rows: Tensor, coefficients: Tensor) -> Tensor:
@@ -194,8 +188,7 @@ def mix(rows: Tensor, coefficients: Tensor) -> Tensor:
     """
     _check_rows("mix", rows)
     _check_coefficients("mix", coefficients, rows)
-    path = cpu.mix if _is_plain(rows, coefficients) else reference.mix
-    return path(_values(rows), coefficients.detach())
+    return _path(rows, coefficients).mix(_values(rows), coefficients.detach())
 
 
 def mixed_order_mean(
@@ -218,8 +211,9 @@ def mixed_order_mean(
             "mixed_order_mean: 0 <= start < stop <= m and 0 <= 2 far < m are required, "
             f"found start={start}, stop={stop}, far={far}, m={m}"
         )
-    path = cpu.mixed_order_mean if _is_plain(rows, coefficients) else reference.mixed_order_mean
-    return path(_values(rows), coefficients.detach(), OrderMean(start, stop, far))
+    wanted = OrderMean(start, stop, far)
+    path = _path(rows, coefficients)
+    return path.mixed_order_mean(_values(rows), coefficients.detach(), wanted)
 
 
 def is_finite(tensor: Tensor) -> bool:
@@ -227,12 +221,45 @@ def is_finite(tensor: Tensor) -> bool:
     return isfinite(largest(tensor))
 
 
-def _is_plain(*tensors: Tensor | None) -> bool:
+class _Path(Protocol):
+    """What `reference`, `cpu` and `cuda` have in common."""
+
+    def order_mean(self, rows: Tensor, wanted: OrderMean) -> Tensor: ...
+
+    def pulled_median(self, rows: Tensor, point: Tensor, tau: float) -> Tensor: ...
+
+    def centred_gram(self, rows: Tensor, extra: Tensor | None = None) -> tuple[Tensor, Tensor]: ...
+
+    def row_distances(self, rows: Tensor, point: Tensor) -> Tensor: ...
+
+    def combine(
+        self,
+        rows: Tensor,
+        weights: Tensor,
+        base: Tensor | None = None,
+        *,
+        dtype: torch.dtype | None = None,
+    ) -> Tensor: ...
+
+    def mean(self, rows: Tensor) -> tuple[Tensor, float]: ...
+
+    def mix(self, rows: Tensor, coefficients: Tensor) -> Tensor: ...
+
+    def mixed_order_mean(self, rows: Tensor, coefficients: Tensor, wanted: OrderMean) -> Tensor: ...
+
+
+def _path(rows: Tensor, *others: Tensor | None) -> _Path:
+    """The fastest path that takes these tensors."""
+    tensors = [rows, *(tensor for tensor in others if tensor is not None)]
     # A subclass (DTensor, FakeTensor) need not have its numbers in memory at its address.
-    return all(
-        tensor is None or (tensor.is_cpu and type(tensor) in {Tensor, torch.nn.Parameter})
-        for tensor in tensors
-    )
+    if not all(type(tensor) in {Tensor, torch.nn.Parameter} for tensor in tensors):
+        return reference
+    if all(tensor.is_cpu for tensor in tensors):
+        return cpu
+    # Of the others, only weights and coefficients may be elsewhere.
+    if rows.is_cuda and cuda.available(rows.device):
+        return cuda
+    return reference
 
 
 def _values(tensor: Tensor) -> Tensor:

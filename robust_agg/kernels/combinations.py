@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from robust_agg.kernels import blocks, llvm, programs, reference, team
+from robust_agg.kernels import blocks, combination_programs, llvm, reference, team
 from robust_agg.kernels.vectors import Lanes, host_lanes
 
 
@@ -36,7 +36,7 @@ def mean(rows: Tensor) -> tuple[Tensor, float]:
     if lanes is None or rows.numel() < blocks.SMALLEST_COMPILED:
         return reference.mean(rows)
     n, d = rows.shape
-    unit = programs.COMBINE_VECTORS * lanes.width
+    unit = combination_programs.COMBINE_VECTORS * lanes.width
     out = blocks.output(rows, unit)
     weight = out.new_full((1,), 1 / n)
     largest = 0
@@ -81,14 +81,14 @@ def _combinations(rows: Tensor, coefficients: Tensor, lanes: Lanes) -> Tensor:
     Rows are not read whose coefficients are 0, or are when rounded to the precision of the sums.
     """
     m, d = len(coefficients), rows.shape[1]
-    unit = programs.COMBINE_VECTORS * lanes.width
+    unit = combination_programs.COMBINE_VECTORS * lanes.width
     out = blocks.output(rows, unit, m)
     chosen, rounded = used(coefficients, out.dtype)
     for first, block in blocks.contiguous(rows, unit):
         offsets = chosen * block.stride(0)
         # Several combinations at a time, and what is left of them one by one.
         done = 0
-        for tile in (programs.MIX_TILE, 1):
+        for tile in (combination_programs.MIX_TILE, 1):
             tiles = (m - done) // tile
             weights = tiled(rounded[done : done + tiles * tile], tile)
             tasks = [
@@ -125,9 +125,9 @@ def tiled(coefficients: Tensor, tile: int) -> Tensor:
 
 @cache
 def _mean(lanes: Lanes) -> llvm.Kernel:
-    return llvm.compile_function(programs.mean(lanes))
+    return llvm.compile_function(combination_programs.mean(lanes))
 
 
 @cache
 def _combine(lanes: Lanes, tile: int) -> llvm.Kernel:
-    return llvm.compile_function(programs.combine(lanes, tile))
+    return llvm.compile_function(combination_programs.combine(lanes, tile))

@@ -13,7 +13,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from robust_agg.kernels import blocks, combinations, llvm, programs, reference, selection, team
+from robust_agg.kernels import (
+    blocks,
+    combination_programs,
+    combinations,
+    llvm,
+    programs,
+    reference,
+    selection,
+    team,
+)
 from robust_agg.kernels.combinations import combine, mean, mix
 from robust_agg.kernels.reference import OrderMean
 from robust_agg.kernels.selection import Selection
@@ -135,13 +144,13 @@ def mixed_order_mean(rows: Tensor, coefficients: Tensor, wanted: OrderMean) -> T
     if lanes is None or chosen is None:
         mixer = combinations.mixer(rows)
         return reference.mixed_order_mean(rows, coefficients, wanted, order=order_mean, mix=mixer)
-    unit = max(chosen.unit, programs.MIX_VECTORS * lanes.width)
+    unit = max(chosen.unit, combination_programs.MIX_VECTORS * lanes.width)
     out = blocks.output(rows, unit)
     read, rounded = combinations.used(coefficients, out.dtype)
-    tiles = -(-m // programs.MIX_TILE)
-    whole = out.new_zeros(tiles * programs.MIX_TILE, len(read))
+    tiles = -(-m // combination_programs.MIX_TILE)
+    whole = out.new_zeros(tiles * combination_programs.MIX_TILE, len(read))
     whole[:m] = rounded
-    weights = combinations.tiled(whole, programs.MIX_TILE)
+    weights = combinations.tiled(whole, combination_programs.MIX_TILE)
     cached = max(1, MIXED_NUMBERS // len(whole) // unit) * unit
     pitch = cached + lanes.width  # no power of two, as for a Gram matrix
     for first, block in blocks.contiguous(rows, unit):
@@ -271,7 +280,7 @@ def _centred_gram(chosen: Selection, lanes: Lanes) -> llvm.Kernel:
 
 @lru_cache(maxsize=256)
 def _mixed(chosen: Selection, lanes: Lanes) -> llvm.Kernel:
-    return llvm.compile_function(programs.mixed(chosen.program, lanes))
+    return llvm.compile_function(combination_programs.mixed(chosen.program, lanes))
 
 
 @cache

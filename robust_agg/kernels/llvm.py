@@ -130,7 +130,12 @@ class Host:
 
 def available() -> bool:
     """Whether kernels can be compiled: llvmlite is there and is not switched off."""
-    return os.environ.get("ROBUST_AGG_JIT", "1") != "0" and _binding() is not None
+    return switched_on() and _binding() is not None
+
+
+def switched_on() -> bool:
+    """Whether the user lets kernels be compiled, by llvmlite or another."""
+    return os.environ.get("ROBUST_AGG_JIT", "1") != "0"
 
 
 _lock = threading.RLock()

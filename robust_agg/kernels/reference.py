@@ -247,10 +247,12 @@ def combine(
     return add_base(out, weights, coefficients, base).to(rows.dtype if dtype is None else dtype)
 
 
-def mean(rows: Tensor) -> tuple[Tensor, float]:
-    """``(1/n) sum_i x_i`` of rows (n, d), as `combine`, and the largest magnitude of a number.
+def mean(
+    rows: Tensor, *, combine: Callable[[Tensor, Tensor], Tensor] = combine
+) -> tuple[Tensor, float]:
+    """``(1/n) sum_i x_i`` of rows (n, d), and the largest magnitude of a number.
 
-    That is Inf where one is NaN.
+    That is Inf where one is NaN. `combine` is the one in use.
     """
     n = rows.shape[0]
     weights = torch.full((n,), 1 / n, dtype=torch.float64, device="cpu")

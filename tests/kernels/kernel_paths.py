@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import gc
+import threading
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from math import fsum
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,11 +15,20 @@ import torch
 from torch import Tensor
 
 from robust_agg import kernels
-from robust_agg.kernels import blocks, combinations, cpu, llvm, selection, vectors
+from robust_agg.kernels import (
+    blocks,
+    combinations,
+    cpu,
+    cuda,
+    llvm,
+    reference,
+    selection,
+    vectors,
+)
 
-PATHS = ("reference", "numpy", "compiled", "table", "baseline")
+PATHS = ("reference", "numpy", "compiled", "table", "baseline", "triton")
 """Plain torch; the CPU without compilation; compiled for this machine, with few rows treated as few
-and as many, and for its oldest kin."""
+and as many, and for its oldest kin; the programs for a CUDA device, on one or interpreted."""
 
 DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
@@ -32,16 +44,93 @@ KERNEL_CACHES = (
 )
 
 
+class OnDevice:
+    """`cuda` for tensors on the CPU: moved to a device and back, or in Triton's interpreter."""
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    _one_at_a_time = threading.Lock()  # the interpreter keeps its state in a module
+
+    @classmethod
+    def _run(cls, function: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
+        def there(value: Any) -> Any:
+            if not isinstance(value, Tensor):
+                return value
+            # The interpreter rounds to bfloat16 by cutting off. Widening changes no number.
+            wide = value.dtype == torch.bfloat16 and cls.device == "cpu"
+            return value.to(cls.device, torch.float32 if wide else value.dtype)
+
+        with cls._one_at_a_time, np.errstate(all="ignore"):
+            gc.disable()  # the interpreter makes so many objects that most time goes there
+            try:
+                found = function(*map(there, arguments), **options)
+            finally:
+                gc.enable()
+        return tuple(map(_here, found)) if isinstance(found, tuple) else _here(found)
+
+    @classmethod
+    def order_mean(cls, rows: Tensor, wanted: reference.OrderMean) -> Tensor:
+        return cls._run(cuda.order_mean, rows, wanted).to(rows.dtype)
+
+    @classmethod
+    def pulled_median(cls, rows: Tensor, point: Tensor, tau: float) -> Tensor:
+        return cls._run(cuda.pulled_median, rows, point, tau).to(point.dtype)
+
+    @classmethod
+    def centred_gram(cls, rows: Tensor, extra: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        centre, gram = cls._run(cuda.centred_gram, rows, extra)
+        return centre, gram
+
+    @classmethod
+    def row_distances(cls, rows: Tensor, point: Tensor) -> Tensor:
+        return cls._run(cuda.row_distances, rows, point)
+
+    @classmethod
+    def combine(
+        cls,
+        rows: Tensor,
+        weights: Tensor,
+        base: Tensor | None = None,
+        *,
+        dtype: torch.dtype | None = None,
+    ) -> Tensor:
+        out = rows.dtype if dtype is None else dtype
+        return cls._run(cuda.combine, rows, weights, base, dtype=dtype).to(out)
+
+    @classmethod
+    def mean(cls, rows: Tensor) -> tuple[Tensor, float]:
+        found, largest = cls._run(cuda.mean, rows)
+        return found.to(rows.dtype), largest
+
+    @classmethod
+    def mixed_order_mean(
+        cls, rows: Tensor, coefficients: Tensor, wanted: reference.OrderMean
+    ) -> Tensor:
+        return cls._run(cuda.mixed_order_mean, rows, coefficients, wanted)
+
+    @classmethod
+    def mix(cls, rows: Tensor, coefficients: Tensor) -> Tensor:
+        return cls._run(cuda.mix, rows, coefficients)
+
+
+def _here(value: Any) -> Any:
+    return value.cpu() if isinstance(value, Tensor) else value
+
+
 @contextmanager
 def on_path(path: str) -> Iterator[None]:
     """`robust_agg.kernels` takes `path` whatever the shapes are."""
     if path in {"compiled", "table", "baseline"} and not llvm.available():
         pytest.skip("llvmlite is not installed: there are no compiled kernels")
+    if path == "triton":
+        pytest.importorskip("triton")
     with pytest.MonkeyPatch.context() as patch:
         if path == "reference":
-            patch.setattr(kernels, "_is_plain", lambda *tensors: False)
+            patch.setattr(kernels, "_path", lambda *tensors: reference)
         elif path == "numpy":
             patch.setenv("ROBUST_AGG_JIT", "0")
+        elif path == "triton":
+            patch.setattr(cuda, "SMALLEST_COMPILED", 0)
+            patch.setattr(kernels, "_path", lambda *tensors: OnDevice)
         else:
             patch.setattr(selection, "COMPILE_AFTER", 0)
             patch.setattr(blocks, "SMALLEST_COMPILED", 0)
@@ -56,6 +145,16 @@ def on_path(path: str) -> Iterator[None]:
         yield
     if path == "baseline":
         clear_kernels()
+
+
+def paths_and(counts: Iterable[int]) -> list[tuple[str, int]]:
+    """Every path with every count, but for the interpreter, which is slow, few above 12."""
+    return [
+        (path, n)
+        for path in PATHS
+        for n in counts
+        if path != "triton" or n <= 12 or n % 16 in {0, 1, 15}
+    ]
 
 
 def clear_kernels() -> None:
@@ -110,7 +209,8 @@ def combine_oracle(rows: Tensor, weights: Tensor, base: Tensor | None) -> np.nda
 
 
 def draw(n: int, d: int, dtype: torch.dtype, *, seed: int = 0) -> Tensor:
-    return torch.randn(n, d, generator=torch.Generator().manual_seed(seed)).to(dtype)
+    wide = torch.float64 if dtype == torch.float64 else torch.float32
+    return torch.randn(n, d, generator=torch.Generator().manual_seed(seed), dtype=wide).to(dtype)
 
 
 def layouts() -> dict[str, Callable[[Tensor], Tensor]]:

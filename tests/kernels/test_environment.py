@@ -6,7 +6,9 @@ import os
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from kernel_paths import PATHS, draw, on_path
@@ -60,6 +62,7 @@ def test_results_do_not_depend_on_the_number_of_threads(
     assert equal(found[0], found[2])
 
 
+@pytest.mark.parametrize("path", PATHS[:-1])  # an interpreter takes one call at a time
 def test_calls_from_several_threads(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(blocks, "TASK_NUMBERS", 1 << 13)
     cases = [
@@ -113,7 +116,7 @@ def run(script: str, **environment: str) -> str:
 def test_import_needs_nothing_optional() -> None:
     script = (
         "import sys, robust_agg.kernels\n"
-        "print(sorted({'numba', 'llvmlite', 'ray'} & set(sys.modules)))"
+        "print(sorted({'numba', 'llvmlite', 'ray', 'triton'} & set(sys.modules)))"
     )
     assert run(script) == "[]"
 
@@ -244,6 +247,17 @@ def test_an_llvmlite_that_cannot_be_loaded_is_none() -> None:
         "print(llvm.available(), kernels.sorted_mean(torch.ones(5, 9), 2, 3).tolist() == [1.0] * 9)"
     )
     assert run(script) == "False True"
+
+
+def test_rows_farther_apart_than_32_bits_tell(path: str, tmp_path: Path) -> None:
+    """Of a file with nothing in it but five short rows, which takes no room."""
+    n, d, stride = 5, 40, (1 << 30) + 8
+    file = np.memmap(tmp_path / "rows", np.float16, "w+", shape=(n * stride,))
+    far = torch.from_numpy(file).as_strided((n, d), (stride, 1))
+    rows, point = draw(n, d, torch.float16), draw(1, d, torch.float32, seed=1)[0]
+    far.copy_(rows)
+    with on_path(path):
+        assert equal(everything(far, point), everything(rows, point))
 
 
 def test_tensors_without_memory_of_their_own(path: str) -> None:

@@ -7,7 +7,16 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from kernel_paths import DTYPES, PATHS, draw, layouts, mean_around_oracle, on_path, same
+from kernel_paths import (
+    DTYPES,
+    PATHS,
+    draw,
+    layouts,
+    mean_around_oracle,
+    on_path,
+    paths_and,
+    same,
+)
 
 from robust_agg import kernels
 
@@ -20,8 +29,7 @@ def centres(n: int, far: int) -> set[tuple[int, int]]:
     return {((n - 1) // 2, n // 2 + 1), (far, n - far)}
 
 
-@pytest.mark.parametrize("path", PATHS)
-@pytest.mark.parametrize("n", [*range(1, 34), 63, 64, 65, 100, 321])
+@pytest.mark.parametrize(("path", "n"), paths_and([*range(1, 34), 63, 64, 65, 100, 321]))
 def test_every_number_of_rows(path: str, n: int) -> None:
     rows = draw(n, 131, torch.float32, seed=n)
     with on_path(path):

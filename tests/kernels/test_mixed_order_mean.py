@@ -73,7 +73,8 @@ def test_the_mean_around_a_centre_of_whole_numbers(path: str) -> None:
 @pytest.mark.parametrize("m", [5, 70, 150])
 def test_it_is_what_the_two_give_one_after_the_other(path: str, m: int) -> None:
     """To the bit where both are compiled, so that it may depend on what is compiled already."""
-    rows, coefficients = draw(40, 3001, torch.float32), draw(m, 40, torch.float64, seed=1)
+    d = 301 if path == "triton" else 3001  # its interpreter is slow
+    rows, coefficients = draw(40, d, torch.float32), draw(m, 40, torch.float64, seed=1)
     with on_path(path):
         found = kernels.mixed_order_mean(rows, coefficients, 1, m - 1)
         mixed = kernels.mix(rows, coefficients)

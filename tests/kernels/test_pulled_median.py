@@ -7,7 +7,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from kernel_paths import DTYPES, PATHS, draw, layouts, on_path, same
+from kernel_paths import DTYPES, PATHS, draw, layouts, on_path, paths_and, same
 from torch import Tensor
 
 from robust_agg import kernels
@@ -24,8 +24,7 @@ def oracle(rows: Tensor, point: Tensor, tau: float) -> np.ndarray:
     return np.asarray(np.sort(values, axis=0)[n])
 
 
-@pytest.mark.parametrize("path", PATHS)
-@pytest.mark.parametrize("n", [*range(1, 20), 31, 32, 33, 64, 65, 330])
+@pytest.mark.parametrize(("path", "n"), paths_and([*range(1, 20), 31, 32, 33, 64, 65, 330]))
 def test_every_number_of_rows(path: str, n: int) -> None:
     rows, point = draw(n, 131, torch.float32, seed=n), draw(1, 131, torch.float32)[0]
     with on_path(path):

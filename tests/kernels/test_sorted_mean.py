@@ -7,7 +7,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from kernel_paths import DTYPES, PATHS, draw, layouts, on_path, same, sorted_mean_oracle
+from kernel_paths import DTYPES, PATHS, draw, layouts, on_path, paths_and, same, sorted_mean_oracle
 from torch import Tensor
 
 from robust_agg import kernels
@@ -38,8 +38,9 @@ def ranges(n: int) -> set[tuple[int, int]]:
     return {((n - 1) // 2, n // 2 + 1), (n // 4, n - n // 4), (0, 1), (n - 1, n), (0, n)}
 
 
-@pytest.mark.parametrize("path", PATHS)
-@pytest.mark.parametrize("n", [*range(1, 41), 63, 64, 65, 130, 330, 520, 2048, 2049])
+@pytest.mark.parametrize(
+    ("path", "n"), paths_and([*range(1, 41), 63, 64, 65, 130, 330, 520, 2048, 2049])
+)
 def test_every_number_of_rows(path: str, n: int) -> None:
     rows = draw(n, 131, torch.float32, seed=n)
     with on_path(path):
@@ -166,7 +167,7 @@ def test_all_paths_agree_bit_for_bit(case: tuple[Tensor, int, int]) -> None:
     before = rows.clone()
     with on_path("reference"):
         expected = kernels.sorted_mean(rows, start, stop)
-    for path in PATHS[1:4]:
+    for path in ("numpy", "compiled", "table", "triton"):
         with on_path(path):
             found = kernels.sorted_mean(rows, start, stop)
         assert same(found, expected), path

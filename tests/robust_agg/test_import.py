@@ -16,6 +16,7 @@ OPTIONAL = (
     "ray",
     "numba",
     "llvmlite",
+    "triton",
     "sklearn",
     "matplotlib",
     "rich",
