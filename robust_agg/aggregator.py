@@ -10,7 +10,7 @@ from __future__ import annotations
 import enum
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
@@ -55,6 +55,9 @@ class Aggregator(ABC):
     Subclasses are frozen dataclasses of their parameters. A rule that draws random numbers takes
     them from ``generator`` alone and raises ``ValueError`` without one.
     """
+
+    sees_distances: ClassVar[bool] = False
+    """Whether it asks for more of a geometry than norms."""
 
     @property
     def name(self) -> str:
@@ -158,6 +161,8 @@ class Weighted(Aggregator):
     The output is ``Σ_i w_i x_i``. Two passes over memory whatever the number of iterations: one for
     the geometry, one for the combination.
     """
+
+    sees_distances = True
 
     @abstractmethod
     def weigh(self, geometry: Geometry, generator: torch.Generator | None) -> Weighing:

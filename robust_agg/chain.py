@@ -19,7 +19,7 @@ from robust_agg.aggregator import (
 )
 from robust_agg.errors import check_instance, check_rejected, shown
 from robust_agg.mixings.mixing import Mixing
-from robust_agg.span import Geometry, measure
+from robust_agg.span import Geometry, measure, measure_norms
 
 
 def chain(*stages: Mixing | Aggregator) -> Chain:
@@ -97,7 +97,8 @@ class Chain(Aggregator):
     def _explain(
         self, rows: Tensor, generator: torch.Generator | None, *, distances: bool
     ) -> Explanation:
-        original, _ = measure(rows)
+        sees = self.rule.sees_distances or any(mixing.sees_distances for mixing in self.mixings)
+        original = measure(rows)[0] if sees else measure_norms(rows)
         geometry = original
         for mixing in self.mixings:
             _check(mixing.name, mixing, geometry)

@@ -196,6 +196,24 @@ def measure(rows: Tensor, point: Tensor | None = None) -> tuple[Geometry, Tensor
     return geometry, centre
 
 
+def measure_norms(rows: Tensor) -> Geometry:
+    """The geometry of the rows about the origin, of which their norms alone are known.
+
+    Inner products of different rows stand as 0: for mixings and rules that see no distances. The
+    norms are those of float64. A row with NaN, Inf, or a norm beyond :func:`too_far` is rejected.
+    """
+    norms = kernels.row_distances(rows, rows.new_zeros(rows.shape[1]))
+    finite = norms <= too_far(torch.promote_types(rows.dtype, torch.float32))
+    return Geometry(
+        mixing=None,
+        accepted=finite,
+        centre_norm=norms.new_zeros(()),
+        centre_products=norms.new_zeros(len(norms)),
+        deviations=torch.diag(torch.where(finite, norms, 0.0).square()),
+        precision=_precision(torch.float64),
+    )
+
+
 def _lost_digits(rows: Tensor, centre: Tensor, centre_square: Tensor, spread: Tensor) -> bool:
     """Whether float32 squares under- or overflowed where float64 ones would not: a rare case.
 

@@ -32,8 +32,8 @@ from robust_agg.kernels.vectors import Lanes, host_lanes
 GRAM_BLOCK = 1024
 """Columns whose products are summed in the precision of the centre, and from there in float64."""
 
-CACHED_NUMBERS = 1 << 18
-"""Numbers a median is taken of before their Gram matrix: 1 MiB of float32, for the L2 cache."""
+CACHED_NUMBERS = 1 << 16
+"""Numbers a median is taken of before their Gram matrix: 256 KiB of float32, for the L2 cache."""
 
 GRAM_TASKS = 64
 """Most parts of a Gram matrix, each with memory of its own, that are added up at the end."""

@@ -17,6 +17,8 @@ _ACCURACY = 1e-5
 class Clipping(Mixing):
     """``x_i · min(1, C/‖x_i‖₂)`` with a length C of the rows' own, or a given one."""
 
+    sees_distances = False
+
     @abstractmethod
     def limit(self, geometry: Geometry) -> Tensor:
         """C, ``()`` float64, finite."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
@@ -26,6 +26,9 @@ class Mixed(NamedTuple):
 
 class Mixing(ABC):
     """A pre-aggregator, a frozen dataclass of its parameters. f is not changed by mixing."""
+
+    sees_distances: ClassVar[bool] = True
+    """Whether it asks for more of the geometry than norms, which are measured in half the time."""
 
     @property
     def name(self) -> str:

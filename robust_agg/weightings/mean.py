@@ -20,6 +20,8 @@ class Mean(Weighted):
     It tolerates no Byzantine row; non-finite rows are left out only so that the result is finite.
     """
 
+    sees_distances = False
+
     @property
     def invariances(self) -> frozenset[Invariance]:
         return frozenset(Invariance)

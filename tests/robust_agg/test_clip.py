@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from importlib import import_module
+
 import numpy as np
 import pytest
 import torch
@@ -9,7 +11,7 @@ from oracles import rules as oracle
 from torch import Tensor
 
 import robust_agg as ra
-from robust_agg import kernels
+from robust_agg import kernels, span
 
 N, F, THRESHOLD = 9, 2, 1.0
 RATIOS = [0.01, 1.0, 10.0, 1e2, 1e3, 1e4, 1e6, 1e8]
@@ -42,23 +44,36 @@ def clipped(points: Tensor) -> Tensor:
     return (THRESHOLD / points.double().norm(dim=1)).clamp(max=1.0)
 
 
+class SeeingMean(ra.Mean):
+    """A mean for which all of the geometry is measured, about the rows' centre."""
+
+    sees_distances = True
+
+
+every_mean = pytest.mark.parametrize("mean", [ra.Mean(), SeeingMean()], ids=["Mean", "SeeingMean"])
+
+
 @every_ratio
 @every_dtype
 @every_width
+@every_mean
 def test_rows_near_the_origin_are_clipped_by_their_own_norm(
-    ratio: float, dtype: torch.dtype, d: int
+    ratio: float, dtype: torch.dtype, d: int, mean: ra.Mean
 ) -> None:
     rows = draw(d, ratio, dtype)
-    weights = ra.chain(ra.Clip(threshold=THRESHOLD), ra.Mean()).weights(rows)
+    weights = ra.chain(ra.Clip(threshold=THRESHOLD), mean).weights(rows)
     torch.testing.assert_close(weights * N, clipped(rows), rtol=1e-5, atol=0.0)
 
 
 @every_ratio
 @every_width
-def test_rows_far_from_a_centre_near_the_origin_are_too(ratio: float, d: int) -> None:
+@every_mean
+def test_rows_far_from_a_centre_near_the_origin_are_too(
+    ratio: float, d: int, mean: ra.Mean
+) -> None:
     rows = draw(d, 2.0, torch.float32)
     rows[-F:] *= ratio
-    weights = ra.chain(ra.Clip(threshold=THRESHOLD), ra.Mean()).weights(rows)
+    weights = ra.chain(ra.Clip(threshold=THRESHOLD), mean).weights(rows)
     torch.testing.assert_close(weights * N, clipped(rows), rtol=1e-5, atol=0.0)
 
 
@@ -108,10 +123,13 @@ def test_distances_between_clipped_rows_are_those_of_an_oracle(
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), 3e38])
-def test_rejected_rows_stay_out_where_the_rows_are_measured_again(bad: float) -> None:
+@every_mean
+def test_rejected_rows_stay_out_where_the_rows_are_measured_again(
+    bad: float, mean: ra.Mean
+) -> None:
     rows = draw(50, 1e4, torch.float32)
     rows[0, 3] = bad
-    why = ra.chain(ra.Clip(threshold=THRESHOLD), ra.Mean()).explain(rows)
+    why = ra.chain(ra.Clip(threshold=THRESHOLD), mean).explain(rows)
     assert why.rejected == (0,)
     assert why.weights is not None
     assert why.weights[0] == 0
@@ -133,6 +151,37 @@ def test_the_rows_are_measured_once_in_the_ordinary_case(
         raise AssertionError("measured again")
 
     monkeypatch.setattr(kernels, "gram", again)
-    found = ra.chain(ra.Clip(threshold=1 / ratio), ra.CoordinateWiseMedian())(rows)
-    expected = oracle.coordinate_median(oracle.clip(rows.double().numpy(), 1 / ratio))
+    clip, nearest = ra.Clip(threshold=1 / ratio), ra.NearestNeighborMixing(f=F)
+    found = ra.chain(clip, nearest, ra.CoordinateWiseMedian())(rows)
+    clipped_rows = oracle.clip(rows.double().numpy(), 1 / ratio)
+    expected = oracle.coordinate_median(oracle.nearest_neighbor_mixing(clipped_rows, F))
     np.testing.assert_allclose(found.numpy(), expected, atol=1e-5 / ratio)
+
+
+@pytest.mark.parametrize(
+    ("mixings", "rule", "sees"),
+    [
+        ([ra.Clip(threshold=1.0)], ra.Mean(), False),
+        ([ra.Clip(threshold=1.0), ra.AdaptiveClip(f=F)], ra.TrimmedMean(f=F), False),
+        ([ra.AdaptiveClip(f=F)], ra.CenteredClipping(), False),
+        ([ra.Clip(threshold=1.0)], ra.Krum(f=F), True),
+        ([ra.Clip(threshold=1.0), ra.NearestNeighborMixing(f=F)], ra.Mean(), True),
+        ([ra.NearestNeighborMixing(f=F), ra.Clip(threshold=1.0)], ra.Mean(), True),
+    ],
+    ids=str,
+)
+def test_distances_are_measured_only_where_someone_sees_them(
+    mixings: list[ra.Mixing], rule: ra.Aggregator, sees: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = draw(50, 1e4, torch.float32)
+    chained = ra.chain(*mixings, rule)
+    expected = chained(rows)
+
+    def measured(rows: Tensor) -> tuple[span.Geometry, Tensor]:
+        calls.append(len(rows))
+        return span.measure(rows)
+
+    calls: list[int] = []
+    monkeypatch.setattr(import_module("robust_agg.chain"), "measure", measured)
+    assert torch.equal(chained(rows), expected)
+    assert bool(calls) == sees
