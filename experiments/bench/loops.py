@@ -105,12 +105,14 @@ class OurLoop(Loop):
         n = setting.honest + setting.f
         shards = setting.shards(train)
         # The Byzantine ones have data as well, but are not asked to compute: nor does the peer's.
-        workers = tuple(
+        workers = [
             LogicalWorker(id=i, shard=Shard(split.inputs, split.targets))
             for i, split in enumerate([*shards, *shards[: setting.f]])
-        )
+        ]
+        # Dealt out in turn, so that each host has as many that do.
+        dealt = sorted(workers, key=lambda worker: worker.id % setting.hosts)
         spec = HostSpec(
-            workers=workers,
+            workers=tuple(dealt),
             model=build,
             loss=nn.functional.cross_entropy,
             seed=setting.seed,
