@@ -60,7 +60,7 @@ class Adversary:
         changes and the attack is not asked.
 
         Args:
-            updates: what every worker would send if it were honest; not changed.
+            updates: what every worker that is not idle would send if it were honest; not changed.
             state: what the previous round returned, or ``init``; not changed.
             round: the number of the round.
             generator: a CPU generator for the attack's random choices.
@@ -80,10 +80,11 @@ class Adversary:
         if not places and not idle:
             return list(updates), state
         _check_alike(updates)
-        if set(idle) - set(self.idle(idle)):
+        allowed = set(self.idle(idle)) - {update.sender for update in updates}
+        if sorted(allowed) != sorted(idle):
             raise ValueError(
-                "Adversary: idle must be Byzantine workers whose rows the attack does not know, "
-                f"found {sorted(idle)}"
+                "Adversary: idle must be different Byzantine workers that have sent nothing and "
+                f"whose rows the attack does not know, found {sorted(idle)}"
             )
         like = updates[0].row if updates else like
         if like is None:

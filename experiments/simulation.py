@@ -149,7 +149,10 @@ class Simulation:
         active = self._draw(number)
         parameters = self.server.parameters()
         # A Byzantine worker whose own gradient the attack does not look at computes none.
-        idle = () if self.adversary is None else self.adversary.idle(active)
+        idle: tuple[int, ...] = ()
+        if self.adversary is not None:
+            with _blaming(self.adversary):
+                idle = self.adversary.idle(active)
         asked = [worker for worker in active if worker not in idle]
         collection = self.transport.collect(number, parameters, active=asked)
         # 2. The adversary sees what its threat model allows and fills the Byzantine rows.

@@ -57,7 +57,7 @@ class Aggregator(ABC):
     """
 
     sees_distances: ClassVar[bool] = False
-    """Whether it asks for more of a geometry than norms."""
+    """Whether it asks a geometry for more than which rows are accepted, and norms."""
 
     @property
     def name(self) -> str:
@@ -190,6 +190,7 @@ class Weighted(Aggregator):
 class Coordinatewise(Aggregator):
     """A rule that averages some of the sorted values of each coordinate, NaN ordered as +Inf.
 
+    A subclass says which, by :meth:`kept` and :meth:`far`, and nothing else: a chain asks for them.
     It needs no look at whole rows, so non-finite values cost no pass; they are discarded
     coordinate by coordinate with the other extremes.
     """

@@ -200,10 +200,12 @@ def measure_norms(rows: Tensor) -> Geometry:
     """The geometry of the rows about the origin, of which their norms alone are known.
 
     Inner products of different rows stand as 0: for mixings and rules that see no distances. The
-    norms are those of float64. A row with NaN, Inf, or a norm beyond :func:`too_far` is rejected.
+    norms are those of float64. A row with NaN, Inf, or a norm that is no float32 (of float64 rows,
+    one beyond :func:`too_far`) is rejected.
     """
     norms = kernels.row_distances(rows, rows.new_zeros(rows.shape[1]))
-    finite = norms <= too_far(torch.promote_types(rows.dtype, torch.float32))
+    wide = rows.dtype == torch.float64
+    finite = norms <= (too_far(rows.dtype) if wide else torch.finfo(torch.float32).max)
     return Geometry(
         mixing=None,
         accepted=finite,

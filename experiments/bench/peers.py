@@ -10,6 +10,7 @@ import importlib
 import importlib.util
 import sys
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -109,11 +110,11 @@ def _byzpy() -> Catalogue:
     }
 
 
-def _geom_median() -> Catalogue:
+def _geom_median(**options: float) -> Catalogue:
     module: Any = _module("geom_median.torch")
 
     def call(rows: Tensor) -> Tensor:
-        found: Tensor = module.compute_geometric_median(list(rows)).median
+        found: Tensor = module.compute_geometric_median(list(rows), **options).median
         return found
 
     return {"GeometricMedian": lambda rows, f: call}
@@ -147,6 +148,7 @@ PEERS: Mapping[str, Callable[[], Catalogue]] = {
     "ByzFL": _byzfl,
     "ByzPy": _byzpy,
     "geom-median": _geom_median,
+    "geom-median, ftol 1e-6": partial(_geom_median, ftol=1e-6),
     "TorchJD": _torchjd,
     "plain torch": _torch,
     "plain numpy": _numpy,

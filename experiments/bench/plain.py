@@ -85,11 +85,19 @@ def multi_krum(rows: Tensor, f: int) -> Tensor:
 
 def _krum_scores(rows: Tensor, f: int) -> Tensor:
     """Sums of the squared distances to the n - f - 2 nearest others."""
-    return torch.cdist(rows, rows).square().sort(dim=1).values[:, 1 : len(rows) - f - 1].sum(dim=1)
+    return _squared_distances(rows).sort(dim=1).values[:, 1 : len(rows) - f - 1].sum(dim=1)
+
+
+def _squared_distances(rows: Tensor) -> Tensor:
+    # By a matrix product, about the mean: `torch.cdist` takes several times as long.
+    deviations = rows - rows.mean(dim=0)
+    gram = deviations @ deviations.T
+    squares = gram.diagonal()
+    return (squares[:, None] + squares - 2 * gram).clamp(min=0).fill_diagonal_(0)
 
 
 def nearest_neighbor_trimmed_mean(rows: Tensor, f: int) -> Tensor:
-    nearest = torch.cdist(rows, rows).topk(len(rows) - f, largest=False).indices
+    nearest = _squared_distances(rows).topk(len(rows) - f, largest=False).indices
     return trimmed_mean(torch.stack([rows[chosen].mean(dim=0) for chosen in nearest]), f)
 
 

@@ -15,6 +15,15 @@ SMALLEST_COMPILED = 1 << 16
 TASK_NUMBERS = 1 << 18
 """Numbers a thread takes at a time; fixed, so that sums do not depend on the number of threads."""
 
+MOST_TASKS = 64
+"""Most tasks with memory of their own."""
+
+SCRATCH_SHARE = 20
+"""That memory is at most one 20th of the rows, …"""
+
+LEAST_SCRATCH = 1 << 21
+"""… or 2 MiB, or what a single task needs."""
+
 COPIED_NUMBERS = 1 << 20
 """Numbers copied at a time where columns are not contiguous: what a cache holds."""
 
@@ -37,12 +46,16 @@ def contiguous(rows: Tensor, unit: int) -> Iterator[tuple[int, Tensor]]:
         yield whole, padded(rows, whole, d, unit)
 
 
-def tasks(block: Tensor, unit: int, *, most: int | None = None) -> list[tuple[int, int]]:
-    """Ranges of columns, multiples of `unit`; how many depends on the shape alone."""
+def tasks(block: Tensor, unit: int, *, each: int = 0) -> list[tuple[int, int]]:
+    """Ranges of columns, multiples of `unit`; how many depends on the shape alone.
+
+    Where each needs so many bytes for itself, no more than their share of the memory allows.
+    """
     n, width = block.shape
     columns = TASK_NUMBERS // n // unit
-    if most is not None:
-        columns = max(columns, -(-width // unit // most))
+    if each:
+        able = max(LEAST_SCRATCH, block.numel() * block.element_size() // SCRATCH_SHARE) // each
+        columns = max(columns, -(-width // unit // max(1, min(MOST_TASKS, able))))
     return ranges(width, max(1, columns) * unit)
 
 

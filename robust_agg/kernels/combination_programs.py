@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from robust_agg.kernels.llvm import Function
 from robust_agg.kernels.vectors import Lanes, broadcast, element, load, minimum, multiply_add, store
 
-COMBINE_VECTORS = 4
-"""Vectors of columns that a single combination sums at a time, to have several sums in flight."""
+STRIP = 2048
+"""Columns whose sums stay in the L1 cache while rows are added: long runs of each row are what the
+memory is fastest at."""
+
+STRIP_ROWS = 4
+"""Rows that are added at a time, so that a sum is loaded and stored less often."""
 
 MIX_TILE = 4
 """Combinations that are formed together, so that a number once loaded is used for each."""
@@ -15,26 +21,155 @@ MIX_VECTORS = 2
 """Vectors of columns they sum at a time: their sums fit in 16 registers."""
 
 
-def combine(lanes: Lanes, tile: int) -> Function:
-    """``out[k, j] = sum_i weights[k // tile, i, k % tile] * rows[offsets[i] + j]``.
+def combine(lanes: Lanes) -> Function:
+    """``out[k, j] = sum_i weights[k, i] * rows[offsets[i] + j]`` for i < `count` and j < `width`.
 
-    For k < `tiles` · tile, i < `count` and j < `width`, a multiple of 4 vectors; the rows of `out`
-    lie `pitch` numbers apart.
+    For k < `tiles`; the rows of `out` lie `pitch` numbers apart.
+    """
+    f = Function("combine", _COMBINED)
+    with f.loop("0", "%tiles", 1) as tiles:
+        before = f.let(f"mul i64 {tiles.index}, %count")
+        weights = element(f, lanes.number, "%weights", before)
+        target = element(f, lanes.number, "%out", f.let(f"mul i64 {tiles.index}, %pitch"))
+
+        def row(place: str) -> tuple[str, str]:
+            offset = f.let(f"load i64, ptr {element(f, 'i64', '%offsets', place)}")
+            address = element(f, lanes.number, weights, place)
+            weight = broadcast(f, lanes, f.let(f"load {lanes.number}, ptr {address}"))
+            return element(f, lanes.storage, "%rows", offset), weight
+
+        _sum_by_strips(f, lanes, "%count", row, target)
+    return f
+
+
+_COMBINED = {
+    "rows": "ptr",
+    "offsets": "ptr",
+    "weights": "ptr",
+    "count": "i64",
+    "width": "i64",
+    "out": "ptr",
+    "pitch": "i64",
+    "tiles": "i64",
+}
+
+
+def mean(lanes: Lanes) -> Function:
+    """``out[j] = sum_i weight * rows[i, j]`` for i < n, as `combine` rounds it.
+
+    `largest` is an int64: it becomes the bits of the largest magnitude of a number that is read.
+    NaN counts as larger than Inf, and Inf as larger than any number.
     """
     f = Function(
-        "combine",
+        "mean",
         {
             "rows": "ptr",
-            "offsets": "ptr",
-            "weights": "ptr",
-            "count": "i64",
+            "stride": "i64",
+            "n": "i64",
+            "weight": "ptr",
             "width": "i64",
             "out": "ptr",
-            "pitch": "i64",
-            "tiles": "i64",
+            "largest": "ptr",
         },
     )
-    vectors = COMBINE_VECTORS if tile == 1 else MIX_VECTORS
+    weight = broadcast(f, lanes, f.let(f"load {lanes.number}, ptr %weight"))
+
+    def row(place: str) -> tuple[str, str]:
+        offset = f.let(f"mul i64 {place}, %stride")
+        return element(f, lanes.storage, "%rows", offset), weight
+
+    magnitudes = _Magnitudes(lanes)
+    found = _sum_by_strips(f, lanes, "%n", row, "%out", magnitudes)
+    f.do(f"store i64 {magnitudes.reduced(f, found[0])}, ptr %largest")
+    return f
+
+
+class _Magnitudes:
+    """The largest bits of magnitudes so far, in a vector of integers."""
+
+    def __init__(self, lanes: Lanes) -> None:
+        self._bits = 64 if lanes.number == "double" else 32
+        self._lanes = lanes
+        self.kind = f"<{lanes.width} x i{self._bits}>"
+        self._suffix = f"v{lanes.width}i{self._bits}"
+        mask = [f"i{self._bits} {(1 << self._bits - 1) - 1}"] * lanes.width
+        self._mask = "<" + ", ".join(mask) + ">"
+
+    def with_value(self, f: Function, largest: str, value: str) -> str:
+        pattern = f.let(f"bitcast {self._lanes.vector} {value} to {self.kind}")
+        pattern = f.let(f"and {self.kind} {pattern}, {self._mask}")
+        kind = self.kind
+        return f.call(kind, f"llvm.umax.{self._suffix}", (kind, largest), (kind, pattern))
+
+    def reduced(self, f: Function, largest: str) -> str:
+        """The largest of all, an i64."""
+        name = f"llvm.vector.reduce.umax.{self._suffix}"
+        found = f.call(f"i{self._bits}", name, (self.kind, largest))
+        return found if self._bits == 64 else f.let(f"zext i32 {found} to i64")
+
+
+def _sum_by_strips(
+    f: Function,
+    lanes: Lanes,
+    count: str,
+    row: Callable[[str], tuple[str, str]],
+    target: str,
+    magnitudes: _Magnitudes | None = None,
+) -> list[str]:
+    """`target` becomes the sum over i < count of a row's columns times its weight, in this order.
+
+    `row` says where row i begins, and its weight. Returns the largest magnitudes, if asked for.
+    """
+    together = f.let(f"and i64 {count}, {-STRIP_ROWS}")
+    carried = [] if magnitudes is None else [(magnitudes.kind, "zeroinitializer")]
+    with f.loop("0", "%width", STRIP, carried) as strips:
+        end = minimum(f, f.let(f"add i64 {strips.index}, {STRIP}"), "%width")
+        with f.loop(strips.index, end, lanes.width) as c:
+            store(f, lanes, target, c.index, "zeroinitializer")
+        largest = strips.carried
+        for start, stop, step in (("0", together, STRIP_ROWS), (together, count, 1)):
+            with f.loop(start, stop, step, _of(magnitudes, largest)) as rows:
+                places = [f.let(f"add i64 {rows.index}, {k}") for k in range(step)]
+                given = [row(place) for place in places]
+                with f.loop(strips.index, end, lanes.width, _of(magnitudes, rows.carried)) as c:
+                    c.following = _added(f, lanes, given, target, c.index, c.carried, magnitudes)
+                rows.following = c.carried
+            largest = rows.carried
+        strips.following = largest
+    return strips.carried
+
+
+def _of(magnitudes: _Magnitudes | None, values: list[str]) -> list[tuple[str, str]]:
+    return [] if magnitudes is None else [(magnitudes.kind, value) for value in values]
+
+
+def _added(
+    f: Function,
+    lanes: Lanes,
+    rows: list[tuple[str, str]],
+    target: str,
+    column: str,
+    largest: list[str],
+    magnitudes: _Magnitudes | None,
+) -> list[str]:
+    """Adds a vector of each row to the sums at `target`."""
+    total = load(f, Lanes(storage=lanes.number, width=lanes.width), target, column)
+    for pointer, weight in rows:
+        value = load(f, lanes, pointer, column)
+        total = multiply_add(f, lanes, value, weight, total)
+        if magnitudes is not None:
+            largest = [magnitudes.with_value(f, largest[0], value)]
+    store(f, lanes, target, column, total)
+    return largest
+
+
+def combine_together(lanes: Lanes) -> Function:
+    """``out[k, j] = sum_i weights[k // tile, i, k % tile] * rows[offsets[i] + j]``, as `combine`.
+
+    For k < `tiles` · tile, tile being `MIX_TILE`, and a width that is a multiple of 2 vectors.
+    """
+    f = Function("combine_together", _COMBINED)
+    tile, vectors = MIX_TILE, MIX_VECTORS
     zeros = [(lanes.vector, "zeroinitializer")] * (tile * vectors)
     with (
         f.loop("0", "%width", vectors * lanes.width) as columns,
@@ -66,65 +201,13 @@ def combine(lanes: Lanes, tile: int) -> Function:
     return f
 
 
-def mean(lanes: Lanes) -> Function:
-    """``out[j] = sum_i weight * rows[i, j]`` for i < n, as `combine` rounds it.
-
-    `largest` is an int64: it becomes the bits of the largest magnitude of a number that is read.
-    NaN counts as larger than Inf, and Inf as larger than any number.
-    """
-    f = Function(
-        "mean",
-        {
-            "rows": "ptr",
-            "stride": "i64",
-            "n": "i64",
-            "weight": "ptr",
-            "width": "i64",
-            "out": "ptr",
-            "largest": "ptr",
-        },
-    )
-    bits = 64 if lanes.number == "double" else 32
-    whole = f"<{lanes.width} x i{bits}>"
-    mask = "<" + ", ".join([f"i{bits} {(1 << bits - 1) - 1}"] * lanes.width) + ">"
-    suffix = f"v{lanes.width}i{bits}"
-    weight = broadcast(f, lanes, f.let(f"load {lanes.number}, ptr %weight"))
-    most = [(whole, "zeroinitializer")]
-    zeros = [(lanes.vector, "zeroinitializer")] * COMBINE_VECTORS
-    with f.loop("0", "%width", COMBINE_VECTORS * lanes.width, most) as columns:
-        places = [
-            f.let(f"add i64 {columns.index}, {k * lanes.width}") for k in range(COMBINE_VECTORS)
-        ]
-        with f.loop("0", "%n", 1, [(whole, columns.carried[0]), *zeros]) as rows:
-            offset = f.let(f"mul i64 {rows.index}, %stride")
-            pointer = element(f, lanes.storage, "%rows", offset)
-            largest, *totals = rows.carried
-            for place, total in zip(places, totals, strict=True):
-                value = load(f, lanes, pointer, place)
-                rows.following.append(multiply_add(f, lanes, value, weight, total))
-                pattern = f.let(f"bitcast {lanes.vector} {value} to {whole}")
-                pattern = f.let(f"and {whole} {pattern}, {mask}")
-                name = f"llvm.umax.{suffix}"
-                largest = f.call(whole, name, (whole, largest), (whole, pattern))
-            rows.following.insert(0, largest)
-        columns.following = [rows.carried[0]]
-        for place, total in zip(places, rows.carried[1:], strict=True):
-            store(f, lanes, "%out", place, total)
-    name = f"llvm.vector.reduce.umax.{suffix}"
-    found = f.call(f"i{bits}", name, (whole, columns.carried[0]))
-    if bits == 32:
-        found = f.let(f"zext i32 {found} to i64")
-    f.do(f"store i64 {found}, ptr %largest")
-    return f
-
-
 def mixed(select: Function, lanes: Lanes) -> Function:
     """What `select` makes of combinations of the rows, on `cached` columns after another.
 
-    Takes what `combine` of `MIX_TILE` takes, whose output is the `buffer`, of rows `pitch` numbers
+    Takes what `combine_together` takes, whose output is the `buffer`, of rows `pitch` numbers
     apart, and what `select` takes, which reads its rows there.
     """
-    form = combine(lanes, MIX_TILE)
+    form = combine_together(lanes)
     needed = {name: kind for f in (form, select) for name, kind in f.parameters.items()}
     del needed["stride"]
     f = Function("mixed", {**needed, "buffer": "ptr", "cached": "i64"})

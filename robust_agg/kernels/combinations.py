@@ -36,7 +36,7 @@ def mean(rows: Tensor) -> tuple[Tensor, float]:
     if lanes is None or rows.numel() < blocks.SMALLEST_COMPILED:
         return reference.mean(rows)
     n, d = rows.shape
-    unit = combination_programs.COMBINE_VECTORS * lanes.width
+    unit = lanes.width
     out = blocks.output(rows, unit)
     weight = out.new_full((1,), 1 / n)
     largest = 0
@@ -81,7 +81,7 @@ def _combinations(rows: Tensor, coefficients: Tensor, lanes: Lanes) -> Tensor:
     Rows are not read whose coefficients are 0, or are when rounded to the precision of the sums.
     """
     m, d = len(coefficients), rows.shape[1]
-    unit = combination_programs.COMBINE_VECTORS * lanes.width
+    unit = combination_programs.MIX_VECTORS * lanes.width
     out = blocks.output(rows, unit, m)
     chosen, rounded = used(coefficients, out.dtype)
     for first, block in blocks.contiguous(rows, unit):
@@ -130,4 +130,6 @@ def _mean(lanes: Lanes) -> llvm.Kernel:
 
 @cache
 def _combine(lanes: Lanes, tile: int) -> llvm.Kernel:
-    return llvm.compile_function(combination_programs.combine(lanes, tile))
+    if tile == 1:
+        return llvm.compile_function(combination_programs.combine(lanes))
+    return llvm.compile_function(combination_programs.combine_together(lanes))

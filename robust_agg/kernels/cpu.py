@@ -35,12 +35,6 @@ GRAM_BLOCK = 1024
 CACHED_NUMBERS = 1 << 16
 """Numbers a median is taken of before their Gram matrix: 256 KiB of float32, for the L2 cache."""
 
-GRAM_TASKS = 64
-"""Most parts of a Gram matrix, each with memory of its own, that are added up at the end."""
-
-GRAM_SHARE = 20
-"""That memory is at most one 20th of the rows, but for a single part."""
-
 LARGEST_GRAM = 256
 """Most vectors in a compiled Gram matrix; a block of more would leave the L2 cache."""
 
@@ -79,7 +73,7 @@ def _select(
     d = rows.shape[1]
     out = blocks.output(rows, chosen.unit)
     for first, block in blocks.contiguous(rows, chosen.unit):
-        parts = blocks.tasks(block, chosen.unit)
+        parts = blocks.tasks(block, chosen.unit, each=chosen.room * out.element_size())
         room = out.new_empty(len(parts), chosen.room)
         if point is not None:
             beside = blocks.padded(point, first, min(first + block.shape[1], d), chosen.unit)
@@ -155,7 +149,8 @@ def mixed_order_mean(rows: Tensor, coefficients: Tensor, wanted: OrderMean) -> T
     pitch = cached + lanes.width  # no power of two, as for a Gram matrix
     for first, block in blocks.contiguous(rows, unit):
         offsets = read * block.stride(0)
-        parts = blocks.tasks(block, unit)
+        each = (len(whole) * pitch + chosen.room) * out.element_size()
+        parts = blocks.tasks(block, unit, each=each)
         buffers = out.new_empty(len(parts), len(whole), pitch)
         values = out.new_empty(len(parts), chosen.room)
         tasks = [
@@ -205,8 +200,7 @@ def centred_gram(rows: Tensor, extra: Tensor | None = None) -> tuple[Tensor, Ten
     for first, block in blocks.contiguous(rows, unit):
         beside = blocks.padded(points, first, min(first + block.shape[1], d), unit)
         each = (side * programs.TILE * pitch + room) * centre.element_size() + 8 * tiled.numel()
-        able = block.numel() * block.element_size() // GRAM_SHARE // each
-        parts = blocks.tasks(block, unit, most=max(1, min(GRAM_TASKS, able)))
+        parts = blocks.tasks(block, unit, each=each)
         grams = _zeros(len(parts), *tiled.shape)
         buffers = centre.new_zeros(len(parts), side * programs.TILE, pitch)
         values = centre.new_empty(len(parts), room)

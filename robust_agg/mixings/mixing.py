@@ -28,7 +28,8 @@ class Mixing(ABC):
     """A pre-aggregator, a frozen dataclass of its parameters. f is not changed by mixing."""
 
     sees_distances: ClassVar[bool] = True
-    """Whether it asks for more of the geometry than norms, which are measured in half the time."""
+    """False for what multiplies each row by a number and asks for no more than norms, which are
+    measured in half the time; combined rows have norms that depend on their distances."""
 
     @property
     def name(self) -> str:

@@ -43,7 +43,7 @@ class Mean(Weighted):
     ) -> Explanation:
         output, largest = kernels.mean(rows)
         limit = torch.finfo(torch.promote_types(rows.dtype, torch.float32)).max
-        if largest <= limit / rows.shape[1] ** 0.5:
+        if largest <= limit / (2 * rows.shape[1] ** 0.5):
             weights = _uniform(torch.ones(len(rows), dtype=torch.bool, device="cpu"))
             return explained(output, rows, distances=distances, weights=weights)
         # Some row may be too far: norms tell. The mean needs no other geometry, no Gram is formed.
@@ -51,7 +51,11 @@ class Mean(Weighted):
         accepted = norms <= limit
         check_rejected(self.name, int((~accepted).sum()), self.max_rejected(len(rows)), len(rows))
         weights = _uniform(accepted)
-        output = kernels.combine(rows, weights)
+        # Of halves, because weights whose sum is rounded up carry the largest numbers beyond.
+        end = torch.finfo(rows.dtype).max / 2
+        wide = torch.promote_types(rows.dtype, torch.float32)
+        half = kernels.combine(rows, weights / 2, dtype=wide).clamp(-end, end)
+        output = (2 * half).to(rows.dtype)
         return explained(output, rows, distances=distances, weights=weights, rejected=~accepted)
 
 

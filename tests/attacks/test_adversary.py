@@ -170,10 +170,13 @@ def test_idle_workers_alone() -> None:
         corrupt(NonFinite(), [], {3, 5}, idle=(5, 3))
 
 
-@pytest.mark.parametrize(("attack", "idle"), [(SignFlip(), (1,)), (NonFinite(), (0, 1))])
+@pytest.mark.parametrize(
+    ("attack", "idle"),
+    [(SignFlip(), (3,)), (NonFinite(), (0, 3)), (NonFinite(), (1,)), (NonFinite(), (3, 3))],
+)
 def test_who_may_not_be_idle(attack, idle) -> None:
-    with pytest.raises(ValueError, match=r"^Adversary: idle must be Byzantine workers whose rows"):
-        corrupt(attack, updates_of(random_rows(3, 2), [0, 1, 2]), {1}, idle=idle)
+    with pytest.raises(ValueError, match=r"^Adversary: idle must be different Byzantine workers"):
+        corrupt(attack, updates_of(random_rows(3, 2), [0, 1, 2]), {1, 3}, idle=idle)
 
 
 def test_without_an_honest_update() -> None:

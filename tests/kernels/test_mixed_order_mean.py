@@ -153,6 +153,31 @@ def test_no_more_than_a_chunk_of_mixed_rows_exists(monkeypatch: pytest.MonkeyPat
     assert sum(sizes) == 10 * 7003
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize(("n", "d"), [(32, 400_000), (300, 60_000), (2000, 9000)])
+def test_tasks_have_little_memory_of_their_own(
+    dtype: torch.dtype, n: int, d: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = draw(n, d, dtype)
+    taken, tasks = [], blocks.tasks
+
+    def watched(block: Tensor, unit: int, *, each: int = 0) -> list[tuple[int, int]]:
+        found = tasks(block, unit, each=each)
+        taken.append(each * len(found))
+        assert found[0][0] == 0
+        assert found[-1][1] == block.shape[1]
+        return found
+
+    monkeypatch.setattr(blocks, "tasks", watched)
+    with on_path("compiled"):
+        kernels.mixed_order_mean(rows, torch.eye(n, dtype=torch.float64), n // 4, n - n // 4)
+        kernels.sorted_mean(rows, n // 4, n - n // 4)
+        if n < cpu.LARGEST_GRAM:
+            kernels.centred_gram(rows)
+    assert max(taken) > 0
+    assert max(taken) <= max(blocks.LEAST_SCRATCH, rows.numel() * rows.element_size() // 20)
+
+
 @pytest.mark.parametrize(
     ("start", "stop", "far"), [(-1, 2, None), (2, 2, None), (0, 6, None), (2, 3, 3), (2, 3, -1)]
 )

@@ -264,3 +264,12 @@ def test_explanations_account_for_the_output(row: Row) -> None:
     assert why.weights[nan_row] == 0
     if rule.kappa(13, F) is not None and abs(float(why.weights.sum()) - 1) < 1e-9:
         assert close(why.weights[honest] @ rows[honest].double(), why.output, rows[honest])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16], ids=str)
+@pytest.mark.parametrize("n", [1, 7, 11, 13, 41, 49])
+@pytest.mark.parametrize("sign", [-1, 1])
+def test_the_mean_of_the_largest_number_is_finite(dtype: torch.dtype, n: int, sign: int) -> None:
+    largest = min(torch.finfo(dtype).max, 1e154)  # beyond, a float64 row is too far to measure
+    found = Mean()(torch.full((n, 1), sign * largest, dtype=dtype))
+    torch.testing.assert_close(found, torch.tensor([sign * largest], dtype=dtype))
