@@ -123,7 +123,7 @@ def test_an_error_that_is_no_number_is_the_largest() -> None:
         claims = aggregators_report.claims(given)
         (claim,) = (c for c in claims if c.statement.startswith("Every rule on float32"))
         assert not claim.holds
-        assert claim.measured == "inf at most (Mean, n = 32)"
+        assert claim.measured == "inf at most (Mean, n = 16)"
 
 
 def test_the_memory_verdict_is_about_the_largest_rows() -> None:
