@@ -105,6 +105,12 @@ def test_it_is_a_server(remote: tuple[RayServer, Ledger], tmp_path: Path) -> Non
     assert written == expected
 
 
+def ask_again_and_again(server: RayServer) -> None:
+    """A killed actor may answer once more before it dies."""
+    for _ in range(10_000):
+        server.parameters()
+
+
 def test_what_goes_wrong_is_said(ray_cluster: None, tmp_path: Path) -> None:
     def impossible() -> Server:
         raise ValueError("no such server")
@@ -131,7 +137,6 @@ def test_what_goes_wrong_is_said(ray_cluster: None, tmp_path: Path) -> None:
         assert [line["skipped"] is None for line in ledger] == [False, True]
         server._ray.kill(server._actor)
         with pytest.raises(HostError, match=r"^RayServer: the server is lost: "):
-            for _ in range(10_000):  # it may answer once more before it dies
-                server.parameters()
+            ask_again_and_again(server)
     finally:
         server.close()
