@@ -266,7 +266,7 @@ def _mnist(folder: Path | None) -> Dataset:
         tenth = len(whole) // 10
         parts = _divide(whole, (len(whole) - 3 * tenth, tenth, 2 * tenth))
         note = (
-            f"MNIST's {len(whole)} t10k images alone (no training files in {folder}), "
+            f"MNIST's {len(whole)} t10k images alone (no training files beside them), "
             f"{_sizes(*parts)} drawn from them with a fixed seed: not the standard test set"
         )
         return _mnist_dataset(parts, note)
