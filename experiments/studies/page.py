@@ -20,7 +20,8 @@ def page(
     for name in figures:
         lines += [f"![{name}]({name}.png)", ""]
     verdicts = [(c.statement, c.source, c.measured, verdict[c.holds]) for c in claims]
-    lines += _markdown([("claim", "by", "measured", "holds"), *verdicts])
+    if verdicts:
+        lines += _markdown([("claim", "by", "measured", "holds"), *verdicts])
     for title, table in tables.items():
         lines += [f"## {title}", "", *_markdown(table)]
     lines += ["## What was run", ""] if tables else []
