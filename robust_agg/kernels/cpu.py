@@ -35,8 +35,8 @@ GRAM_BLOCK = 1024
 CACHED_NUMBERS = 1 << 16
 """Numbers a median is taken of before their Gram matrix: 256 KiB of float32, for the L2 cache."""
 
-LARGEST_GRAM = 256
-"""Most vectors in a compiled Gram matrix; a block of more would leave the L2 cache."""
+LARGEST_GRAM = 1024
+"""Most vectors in a compiled Gram matrix: a task's memory grows with their square."""
 
 MIXED_NUMBERS = 1 << 14
 """Numbers that are mixed, and then selected from while they lie near: 64 KiB of float32."""

@@ -39,7 +39,7 @@ def assert_gram(rows: Tensor, extra: Tensor | None = None) -> None:
 
 
 @pytest.mark.parametrize("path", PATHS)
-@pytest.mark.parametrize("n", [*range(1, 41, 3), 8, 32, 63, 64, 65, 130, 260])
+@pytest.mark.parametrize("n", [*range(1, 41, 3), 8, 32, 63, 64, 65, 130, 260, 1023, 1024])
 def test_gram_of_every_number_of_rows(path: str, n: int) -> None:
     with on_path(path):
         assert_gram(draw(n, 301, torch.float32, seed=n))
