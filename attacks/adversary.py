@@ -93,6 +93,7 @@ class Adversary:
             reader=type(self.attack).__name__,
             knows=self.attack.knows,
             round=round,
+            # Where some are idle the attack knows no own row, and the view keeps none of these.
             own=[*(updates[i].row for i in places), *[like] * len(idle)],
             honest=[u.row for u in updates if u.sender not in self.byzantine],
             defence=defence,
