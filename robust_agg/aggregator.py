@@ -10,6 +10,7 @@ from __future__ import annotations
 import enum
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from math import isfinite
 from typing import ClassVar, NamedTuple
 
 import torch
@@ -17,6 +18,7 @@ from torch import Tensor
 
 from robust_agg import kernels
 from robust_agg.errors import TooManyRejectedError, check_rejected, check_rows
+from robust_agg.shards import WHOLE, Shards
 from robust_agg.solvers import SolverReport
 from robust_agg.span import Geometry, measure, too_far
 
@@ -69,6 +71,16 @@ class Aggregator(ABC):
     def invariances(self) -> frozenset[Invariance]:
         """Exactly the transformations that the rule, with these parameters, follows."""
 
+    @property
+    def shardable(self) -> bool:
+        """Whether holders of some columns each can apply it together: see ``robust_agg.shards``."""
+        return False
+
+    @property
+    def separable(self) -> bool:
+        """Whether it makes of some columns what it makes of them among all, whatever these are."""
+        return False
+
     @abstractmethod
     def check(self, n: int) -> None:
         """Raise :class:`~robust_agg.errors.ConstraintError` if n rows are too few."""
@@ -120,7 +132,12 @@ class Aggregator(ABC):
 
     @abstractmethod
     def _explain(
-        self, rows: Tensor, generator: torch.Generator | None, *, distances: bool
+        self,
+        rows: Tensor,
+        generator: torch.Generator | None,
+        *,
+        distances: bool,
+        shards: Shards = WHOLE,
     ) -> Explanation: ...
 
 
@@ -132,11 +149,12 @@ def explained(
     weights: Tensor | None = None,
     rejected: Tensor | None = None,
     solver: SolverReport | None = None,
+    shards: Shards = WHOLE,
 ) -> Explanation:
     """An explanation, its distances measured only where they are asked for."""
     gaps = torch.empty(0, dtype=torch.float64, device="cpu")
     if distances:
-        gaps = kernels.row_distances(rows, output)
+        gaps = shards.distances(rows, output)
         if rejected is None:
             rejected = ~(gaps <= too_far(torch.promote_types(rows.dtype, torch.float32)))
     return Explanation(
@@ -164,14 +182,23 @@ class Weighted(Aggregator):
 
     sees_distances = True
 
+    @property
+    def shardable(self) -> bool:
+        return True
+
     @abstractmethod
     def weigh(self, geometry: Geometry, generator: torch.Generator | None) -> Weighing:
         """Weights ``(m,)`` of the geometry's m points; 0 for the rejected ones."""
 
     def _explain(
-        self, rows: Tensor, generator: torch.Generator | None, *, distances: bool
+        self,
+        rows: Tensor,
+        generator: torch.Generator | None,
+        *,
+        distances: bool,
+        shards: Shards = WHOLE,
     ) -> Explanation:
-        geometry, _ = measure(rows)
+        geometry, _ = measure(rows, shards=shards)
         check_rejected(
             self.name, geometry.rejected_count, self.max_rejected(len(geometry)), len(geometry)
         )
@@ -184,6 +211,7 @@ class Weighted(Aggregator):
             weights=weights,
             rejected=~geometry.accepted,
             solver=solver,
+            shards=shards,
         )
 
 
@@ -194,6 +222,14 @@ class Coordinatewise(Aggregator):
     It needs no look at whole rows, so non-finite values cost no pass; they are discarded
     coordinate by coordinate with the other extremes.
     """
+
+    @property
+    def shardable(self) -> bool:
+        return True
+
+    @property
+    def separable(self) -> bool:
+        return True
 
     @abstractmethod
     def kept(self, n: int) -> tuple[int, int]:
@@ -207,7 +243,12 @@ class Coordinatewise(Aggregator):
         return None
 
     def _explain(
-        self, rows: Tensor, generator: torch.Generator | None, *, distances: bool
+        self,
+        rows: Tensor,
+        generator: torch.Generator | None,
+        *,
+        distances: bool,
+        shards: Shards = WHOLE,
     ) -> Explanation:
         n = rows.shape[0]
         far = self.far(n)
@@ -215,24 +256,26 @@ class Coordinatewise(Aggregator):
             output = kernels.sorted_mean(rows, *self.kept(n))
         else:
             output = kernels.mean_around(rows, *self.kept(n), far)
-        return explained(self._finite(output, n), rows, distances=distances)
+        output = self._finite(output, n, shards)
+        return explained(output, rows, distances=distances, shards=shards)
 
-    def of_mixed(self, rows: Tensor, coefficients: Tensor) -> Tensor:
+    def of_mixed(self, rows: Tensor, coefficients: Tensor, *, shards: Shards = WHOLE) -> Tensor:
         """The rule of the rows ``coefficients @ rows``, which are never all in memory.
 
         Args:
             rows: ``(n, d)``.
             coefficients: ``(m, n)``; a row of NaN makes a mixed row of NaN.
+            shards: who holds the columns.
 
         Returns:
             ``(d,)`` in at least float32.
         """
         m = len(coefficients)
         found = kernels.mixed_order_mean(rows, coefficients, *self.kept(m), self.far(m))
-        return self._finite(found, m)
+        return self._finite(found, m, shards)
 
-    def _finite(self, output: Tensor, n: int) -> Tensor:
-        if not kernels.is_finite(output):
+    def _finite(self, output: Tensor, n: int, shards: Shards) -> Tensor:
+        if not isfinite(shards.largest(kernels.largest(output))):
             raise TooManyRejectedError(
                 f"{self.name}: at most {self.max_rejected(n)} of the n={n} values of a coordinate "
                 "may be non-finite, found more"

@@ -19,6 +19,7 @@ from robust_agg.aggregator import (
 )
 from robust_agg.errors import check_instance, check_rejected, shown
 from robust_agg.mixings.mixing import Mixing
+from robust_agg.shards import WHOLE, Shards
 from robust_agg.span import Geometry, measure, measure_norms
 
 
@@ -72,6 +73,10 @@ class Chain(Aggregator):
     def invariances(self) -> frozenset[Invariance]:
         return self.rule.invariances.intersection(*(m.invariances for m in self.mixings))
 
+    @property
+    def shardable(self) -> bool:
+        return self.rule.shardable
+
     def check(self, n: int) -> None:
         for mixing in self.mixings:
             n = mixing.check(n)
@@ -95,15 +100,23 @@ class Chain(Aggregator):
         return constant
 
     def _explain(
-        self, rows: Tensor, generator: torch.Generator | None, *, distances: bool
+        self,
+        rows: Tensor,
+        generator: torch.Generator | None,
+        *,
+        distances: bool,
+        shards: Shards = WHOLE,
     ) -> Explanation:
         sees = self.rule.sees_distances or any(mixing.sees_distances for mixing in self.mixings)
-        original = measure(rows)[0] if sees else measure_norms(rows)
+        if sees:
+            original, _ = measure(rows, shards=shards)
+        else:
+            original = measure_norms(rows, shards=shards)
         geometry = original
         for mixing in self.mixings:
             _check(mixing.name, mixing, geometry)
             if mixing.loses_digits(geometry):
-                geometry = geometry.about_origin(rows, original.accepted)
+                geometry = geometry.about_origin(rows, original.accepted, shards=shards)
             geometry = geometry.mixed(*mixing.mix(geometry, generator))
         _check(self.rule.name, self.rule, geometry)
         if isinstance(self.rule, Weighted):
@@ -116,13 +129,14 @@ class Chain(Aggregator):
                 weights=over_rows,
                 rejected=~original.accepted,
                 solver=solver,
+                shards=shards,
             )
         if isinstance(self.rule, Coordinatewise):
-            output = self.rule.of_mixed(rows, _coefficients(geometry))
+            output = self.rule.of_mixed(rows, _coefficients(geometry), shards=shards)
             inner = Explanation(output, torch.empty(0, dtype=torch.float64, device="cpu"))
         else:
             mixed = kernels.mix(rows, _coefficients(geometry))
-            inner = self.rule._explain(mixed, generator, distances=False)
+            inner = self.rule._explain(mixed, generator, distances=False, shards=shards)
         return explained(
             inner.output.to(rows.dtype),
             rows,
@@ -130,6 +144,7 @@ class Chain(Aggregator):
             weights=None if inner.weights is None else inner.weights @ geometry.coefficients,
             rejected=~original.accepted,
             solver=inner.solver,
+            shards=shards,
         )
 
 

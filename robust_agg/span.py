@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from robust_agg import kernels
+from robust_agg.shards import WHOLE, Shards
 
 
 @dataclass(frozen=True)
@@ -124,7 +125,7 @@ class Geometry:
             precision=self.precision,
         )
 
-    def about_origin(self, rows: Tensor, accepted: Tensor) -> Geometry:
+    def about_origin(self, rows: Tensor, accepted: Tensor, *, shards: Shards = WHOLE) -> Geometry:
         """The same points measured anew, about the origin and in float64.
 
         Norms are then as accurate as they can be. Distances between points have an error of 1e-16
@@ -133,8 +134,9 @@ class Geometry:
         Args:
             rows: ``(n, d)``, those that were measured.
             accepted: ``(n,)`` bool, which of them are accepted.
+            shards: who holds the columns.
         """
-        gram = kernels.gram(rows)
+        gram = shards.sum(kernels.gram(rows))
         return replace(
             self,
             centre_norm=torch.zeros_like(self.centre_norm),
@@ -161,7 +163,9 @@ def too_far(dtype: torch.dtype) -> float:
     return float(torch.finfo(torch.float32).max ** 0.5)
 
 
-def measure(rows: Tensor, point: Tensor | None = None) -> tuple[Geometry, Tensor]:
+def measure(
+    rows: Tensor, point: Tensor | None = None, *, shards: Shards = WHOLE
+) -> tuple[Geometry, Tensor]:
     """The geometry of the rows themselves, and their centre.
 
     A row with NaN, Inf, or a deviation from the centre beyond :func:`too_far` is rejected.
@@ -169,6 +173,7 @@ def measure(rows: Tensor, point: Tensor | None = None) -> tuple[Geometry, Tensor
     Args:
         rows: ``(n, d)``.
         point: ``(d,)``, measured as one more row, the last; the centre remains that of the rows.
+        shards: who holds the columns; rows, point and centre are the columns here.
 
     Returns:
         The geometry and the coordinate-wise median c, ``(d,)`` in at least float32, on the rows'
@@ -176,10 +181,14 @@ def measure(rows: Tensor, point: Tensor | None = None) -> tuple[Geometry, Tensor
     """
     extra = None if point is None else point[None]
     centre, gram = kernels.centred_gram(rows, extra)
+    gram = shards.sum(gram)
     spread = gram.diagonal()[1:]
     precision = _precision(centre.dtype)
-    if rows.dtype != torch.float64 and _lost_digits(rows, centre, gram[0, 0], spread[: len(rows)]):
-        gram = _exact_gram(rows, extra)
+    lost = rows.dtype != torch.float64 and _lost_digits(
+        rows, centre, gram[0, 0], spread[: len(rows)], shards
+    )
+    if lost:
+        gram = shards.sum(_exact_gram(rows, extra))
         spread = gram.diagonal()[1:]
         precision = _precision(torch.float64)
     finite = spread <= too_far(torch.promote_types(rows.dtype, torch.float32)) ** 2
@@ -196,14 +205,14 @@ def measure(rows: Tensor, point: Tensor | None = None) -> tuple[Geometry, Tensor
     return geometry, centre
 
 
-def measure_norms(rows: Tensor) -> Geometry:
+def measure_norms(rows: Tensor, *, shards: Shards = WHOLE) -> Geometry:
     """The geometry of the rows about the origin, of which their norms alone are known.
 
     Inner products of different rows stand as 0: for mixings and rules that see no distances. The
     norms are those of float64. A row with NaN, Inf, or a norm that is no float32 (of float64 rows,
     one beyond :func:`too_far`) is rejected.
     """
-    norms = kernels.row_distances(rows, rows.new_zeros(rows.shape[1]))
+    norms = shards.distances(rows, rows.new_zeros(rows.shape[1]))
     wide = rows.dtype == torch.float64
     finite = norms <= (too_far(rows.dtype) if wide else torch.finfo(torch.float32).max)
     return Geometry(
@@ -216,7 +225,9 @@ def measure_norms(rows: Tensor) -> Geometry:
     )
 
 
-def _lost_digits(rows: Tensor, centre: Tensor, centre_square: Tensor, spread: Tensor) -> bool:
+def _lost_digits(
+    rows: Tensor, centre: Tensor, centre_square: Tensor, spread: Tensor, shards: Shards
+) -> bool:
     """Whether float32 squares under- or overflowed where float64 ones would not: a rare case.
 
     Judged by the median of the spreads, which one far row cannot move.
@@ -227,7 +238,7 @@ def _lost_digits(rows: Tensor, centre: Tensor, centre_square: Tensor, spread: Te
     if len(finite) == 0 or float(finite.median()) >= _UNDERFLOW:
         return False
     # Rows that are equal, such as gradients of what is not in use, have no digits to lose.
-    distances = kernels.row_distances(rows, centre)
+    distances = shards.distances(rows, centre)
     return bool((distances[spread < _UNDERFLOW] > 0).any())
 
 

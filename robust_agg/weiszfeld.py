@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from robust_agg import kernels
+from robust_agg.shards import WHOLE, Shards
 from robust_agg.solvers import SolverReport
 from robust_agg.span import too_far
 
@@ -14,7 +15,7 @@ _SAMPLED = 31
 
 
 def weiszfeld_over_rows(
-    rows: Tensor, *, tolerance: float, max_passes: int
+    rows: Tensor, *, tolerance: float, max_passes: int, shards: Shards = WHOLE
 ) -> tuple[Tensor, Tensor, SolverReport]:
     """Weiszfeld's iteration ``y ← Σ_i (x_i/r_i) / Σ_i (1/r_i)``, r_i = ‖x_i - y‖, over the rows.
 
@@ -27,6 +28,7 @@ def weiszfeld_over_rows(
         tolerance: of ‖∇F‖/n, F being the sum of the distances; what the rows' dtype can tell apart
             if that is larger.
         max_passes: steps after which it gives up.
+        shards: who holds the columns.
 
     Returns:
         Weights ``(n,)`` float64 that sum to 1, the accepted rows ``(n,)`` bool, and the report.
@@ -41,7 +43,7 @@ def weiszfeld_over_rows(
     y = y.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)
     residual, reason = float("inf"), "passes"
     for passes in range(1, max_passes + 1):
-        r = kernels.row_distances(rows, y)
+        r = shards.distances(rows, y)
         accepted = r <= too_far(work)
         if not bool(accepted.any()) or bool((r == 0).any()):
             reason = "met a row"
@@ -49,7 +51,7 @@ def weiszfeld_over_rows(
         pulls = torch.where(accepted, 1 / r, 0.0)
         weights = pulls / pulls.sum()
         following = kernels.combine(rows, weights, dtype=work)
-        step = float(torch.linalg.vector_norm(following - y, dtype=torch.float64))
+        step = float(shards.distances(following[None], y))
         residual = step * float(pulls.sum()) / int(accepted.sum())
         y = following
         if residual <= floor:

@@ -14,6 +14,7 @@ from robust_agg.errors import check_count, shown
 from robust_agg.online.coordinate import median_of_positive
 from robust_agg.online.divergence import Averaging, Method
 from robust_agg.online.radial import L2
+from robust_agg.shards import WHOLE, Shards
 from robust_agg.solvers import SolverReport
 from robust_agg.span import too_far
 
@@ -52,14 +53,21 @@ class BlockL2(Averaging):
     def invariances(self) -> frozenset[Invariance]:
         return frozenset(Invariance) - {Invariance.ROTATION}
 
-    def gaps(self, rows: Tensor, m: Tensor) -> Tensor:
+    def gaps(self, rows: Tensor, m: Tensor, *, shards: Shards = WHOLE) -> Tensor:
         """``(n,)``: the median of ‖(g_i - m)_b‖₂ over the blocks where it is not 0."""
         per_block = [self._block.gaps(g, part) for g, part in self._blocks(rows, m)]
         gaps = torch.stack(per_block, dim=1).nan_to_num(nan=torch.inf, posinf=torch.inf)
         return median_of_positive(gaps)
 
     def averaged(
-        self, rows: Tensor, m: Tensor, tau: float, method: Method, gaps: Tensor | None = None
+        self,
+        rows: Tensor,
+        m: Tensor,
+        tau: float,
+        method: Method,
+        gaps: Tensor | None = None,
+        *,
+        shards: Shards = WHOLE,
     ) -> tuple[Tensor, Tensor | None]:
         if m.shape[0] >= _SMALL * len(self.sizes):
             blocks = self._blocks(rows, m)
@@ -78,7 +86,7 @@ class BlockL2(Averaging):
         return m + moves.mean(dim=0), None
 
     def batch(
-        self, rows: Tensor, m: Tensor, tau: float
+        self, rows: Tensor, m: Tensor, tau: float, *, shards: Shards = WHOLE
     ) -> tuple[Tensor, Tensor | None, SolverReport | None]:
         parts = [self._block.batch(g, part, tau) for g, part in self._blocks(rows, m)]
         reports = [report for _, _, report in parts if report is not None]

@@ -11,6 +11,7 @@ from torch import Tensor
 from robust_agg import kernels
 from robust_agg.aggregator import Invariance
 from robust_agg.online.divergence import Averaging, Method
+from robust_agg.shards import WHOLE, Shards
 from robust_agg.solvers import SolverReport
 
 _SAMPLED = 16_384
@@ -26,29 +27,34 @@ class L1(Averaging):
     everywhere among coordinate-wise rules, and clipped like any other number.
     """
 
+    separable = True
+
     @property
     def invariances(self) -> frozenset[Invariance]:
         return frozenset(Invariance) - {Invariance.ROTATION}
 
-    def gaps(self, rows: Tensor, m: Tensor) -> Tensor:
+    def gaps(self, rows: Tensor, m: Tensor, *, shards: Shards = WHOLE) -> Tensor:
         """``(n,)``: the median of |g_ij - m_j| over up to 16,384 coordinates where it is not 0.
 
         Gradients of embeddings or of dead units are mostly zeros, which say nothing of the scale.
         """
-        d = m.shape[0]
-        if d > _SAMPLED:
-            # Evenly spaced, hence deterministic; a row can only choose its own scale by it.
-            places = (
-                torch.linspace(0, d - 1, _SAMPLED, dtype=torch.float64, device="cpu")
-                .long()
-                .to(m.device)
-            )
-            rows, m = rows[:, places], m[places]
-        gaps = (rows.to(m.dtype) - m).abs().nan_to_num(nan=torch.inf, posinf=torch.inf)
-        return median_of_positive(gaps)
+        # Evenly spaced, hence deterministic; a row can only choose its own scale by it.
+        places = shards.spread(m.shape[0], _SAMPLED)
+        if isinstance(places, Tensor):
+            places = places.to(m.device)
+        gaps = (rows[:, places].to(m.dtype) - m[places]).abs()
+        gaps = gaps.nan_to_num(nan=torch.inf, posinf=torch.inf)
+        return median_of_positive(shards.join(gaps))
 
     def averaged(
-        self, rows: Tensor, m: Tensor, tau: float, method: Method, gaps: Tensor | None = None
+        self,
+        rows: Tensor,
+        m: Tensor,
+        tau: float,
+        method: Method,
+        gaps: Tensor | None = None,
+        *,
+        shards: Shards = WHOLE,
     ) -> tuple[Tensor, Tensor | None]:
         out = torch.empty_like(m)
         tau = min(tau, torch.finfo(m.dtype).max / len(rows))  # so that n clipped gaps can be added
@@ -59,7 +65,7 @@ class L1(Averaging):
         return out, None
 
     def batch(
-        self, rows: Tensor, m: Tensor, tau: float
+        self, rows: Tensor, m: Tensor, tau: float, *, shards: Shards = WHOLE
     ) -> tuple[Tensor, Tensor | None, SolverReport | None]:
         """The median of g_1, …, g_n and the n + 1 numbers ``m + τ(n-2k)/n``, k = 0…n."""
         return kernels.pulled_median(rows, m, tau), None, None

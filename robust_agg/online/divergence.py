@@ -12,8 +12,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from robust_agg import kernels
 from robust_agg.aggregator import Invariance
+from robust_agg.shards import WHOLE, Shards
 from robust_agg.solvers import SolverReport
 
 Method = Literal["prox", "subgradient"]
@@ -37,6 +37,15 @@ class Divergence(ABC):
     def invariances(self) -> frozenset[Invariance]:
         """Of the step as a map of the rows and m together, τ being scaled with them."""
 
+    separable = False
+    """Whether it is a sum over coordinates: some columns of the rows then step as among all others,
+    but that a row is left out where it is non-finite, and not as a whole."""
+
+    @property
+    def shardable(self) -> bool:
+        """Whether holders of some columns each can step together, asking each other for sums."""
+        return self.separable
+
     scale_free = False
     """Whether a step follows a scaling of rows and m for a τ that stays the same."""
 
@@ -52,11 +61,13 @@ class Divergence(ABC):
         """Whether a step may end beyond the row, and so beyond what a number can be."""
         return method == "subgradient"
 
-    def gaps(self, rows: Tensor, m: Tensor) -> Tensor:
+    def gaps(self, rows: Tensor, m: Tensor, *, shards: Shards = WHOLE) -> Tensor:
         """``(n,)`` float64: how far each row is from m, in the divergence's own scale."""
-        return kernels.row_distances(rows, m)
+        return shards.distances(rows, m)
 
-    def step(self, row: Tensor, m: Tensor, tau: float, method: Method) -> Tensor:
+    def step(
+        self, row: Tensor, m: Tensor, tau: float, method: Method, *, shards: Shards = WHOLE
+    ) -> Tensor:
         """The new estimate ``(d,)`` after one row."""
         prox = method == "prox"
         moved = self.prox(row, m, tau) if prox else m - tau * self.subgradient(row, m)
@@ -64,7 +75,14 @@ class Divergence(ABC):
         return moved if bool(moved.isfinite().all()) else m
 
     def averaged(
-        self, rows: Tensor, m: Tensor, tau: float, method: Method, gaps: Tensor | None = None
+        self,
+        rows: Tensor,
+        m: Tensor,
+        tau: float,
+        method: Method,
+        gaps: Tensor | None = None,
+        *,
+        shards: Shards = WHOLE,
     ) -> tuple[Tensor, Tensor | None]:
         """``(1/n) Σ_i step(g_i, m)`` and, where a row has one, its weight ``(n,)`` in it.
 
@@ -76,7 +94,7 @@ class Divergence(ABC):
         return m + total / len(rows), None
 
     def batch(
-        self, rows: Tensor, m: Tensor, tau: float
+        self, rows: Tensor, m: Tensor, tau: float, *, shards: Shards = WHOLE
     ) -> tuple[Tensor, Tensor | None, SolverReport | None]:
         """``argmin_y (1/n) Σ_i D(y - g_i) + ‖y - m‖²/(2τ)``, weights and the solver's report."""
         raise ValueError(
@@ -94,10 +112,19 @@ class Averaging(Divergence):
     def subgradient(self, row: Tensor, m: Tensor) -> Tensor:
         return m - self.averaged(row[None], m, 1.0, "subgradient")[0]
 
-    def step(self, row: Tensor, m: Tensor, tau: float, method: Method) -> Tensor:
-        return self.averaged(row[None], m, tau, method)[0]
+    def step(
+        self, row: Tensor, m: Tensor, tau: float, method: Method, *, shards: Shards = WHOLE
+    ) -> Tensor:
+        return self.averaged(row[None], m, tau, method, shards=shards)[0]
 
     @abstractmethod
     def averaged(
-        self, rows: Tensor, m: Tensor, tau: float, method: Method, gaps: Tensor | None = None
+        self,
+        rows: Tensor,
+        m: Tensor,
+        tau: float,
+        method: Method,
+        gaps: Tensor | None = None,
+        *,
+        shards: Shards = WHOLE,
     ) -> tuple[Tensor, Tensor | None]: ...

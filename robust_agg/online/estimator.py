@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from math import isfinite
 from typing import Literal, get_args
 
 import torch
@@ -23,6 +24,7 @@ from robust_agg.errors import (
 from robust_agg.online.divergence import Divergence, Method
 from robust_agg.online.radial import L2
 from robust_agg.online.tau import Adaptive
+from robust_agg.shards import WHOLE, Shards
 from robust_agg.solvers import SolverReport
 from robust_agg.span import too_far
 from robust_agg.types import State
@@ -42,6 +44,16 @@ class Estimator(ABC):
         """How the estimator is called in error messages, ledgers and tables."""
         return type(self).__name__
 
+    @property
+    def shardable(self) -> bool:
+        """Whether holders of some columns each can step together: see ``robust_agg.shards``."""
+        return False
+
+    @property
+    def separable(self) -> bool:
+        """Whether some columns of the rows step as they do among all, whatever the others are."""
+        return False
+
     @abstractmethod
     def init(self, like: Tensor) -> State:
         """The state before the first round, for rows of the size, dtype and device of ``like``."""
@@ -55,8 +67,12 @@ class Estimator(ABC):
         senders: Sequence[int] | None = None,
         generator: torch.Generator | None = None,
         distances: bool = True,
+        shards: Shards = WHOLE,
     ) -> tuple[Explanation, State]:
-        """The step with weights and, unless they are not wanted, distances to the new estimate."""
+        """The step with weights and, unless they are not wanted, distances to the new estimate.
+
+        ``shards`` says who holds the columns; rows, state and estimate have those that are here.
+        """
 
     def step(
         self,
@@ -146,6 +162,15 @@ class OnlineMedian(Estimator):
         return self.tau if isinstance(self.tau, Adaptive) else None
 
     @property
+    def shardable(self) -> bool:
+        return self.divergence.shardable
+
+    @property
+    def separable(self) -> bool:
+        """True of a separable divergence with a τ that is a number, but for non-finite rows."""
+        return self.divergence.separable and self.adaptive is None
+
+    @property
     def invariances(self) -> frozenset[Invariance]:
         """Of a step as a map of rows and estimate together."""
         kept = set(self.divergence.invariances)
@@ -186,6 +211,7 @@ class OnlineMedian(Estimator):
         senders: Sequence[int] | None = None,
         generator: torch.Generator | None = None,
         distances: bool = True,
+        shards: Shards = WHOLE,
     ) -> tuple[Explanation, State]:
         check_rows(self.name, rows)
         m = state[ESTIMATE]
@@ -199,20 +225,22 @@ class OnlineMedian(Estimator):
         # τ is set once a round from the rows' distances to the estimate before it; each repetition
         # of an averaged step sets it anew.
         for _ in range(self.iterations):
-            tau, gaps, state = self._tau(rows, m, state)
+            tau, gaps, state = self._tau(rows, m, state, shards)
             if tau == 0:
                 break  # adaptive, among rows that are where m is
             if self.fusion == "sequential":
                 for place in _order(self.name, len(rows), generator):
-                    m = self.divergence.step(rows[place], m, tau, self.method)
+                    m = self.divergence.step(rows[place], m, tau, self.method, shards=shards)
             elif self.fusion == "batch":
-                m, weights, solver = self.divergence.batch(rows, m, tau)
+                m, weights, solver = self.divergence.batch(rows, m, tau, shards=shards)
             else:
-                m, weights = self.divergence.averaged(rows, m, tau, self.method, gaps)
+                m, weights = self.divergence.averaged(
+                    rows, m, tau, self.method, gaps, shards=shards
+                )
         if self.iterations > 1:
             weights = None  # those of the last repetition are relative to an m that moved
         overshoots = self.divergence.overshoots(tau, self.method)
-        if overshoots and not kernels.is_finite(m):
+        if overshoots and not isfinite(shards.largest(kernels.largest(m))):
             raise ValueError(
                 f"{self.name}: tau must be so small that the estimate is finite in {m.dtype}, "
                 f"found {tau:.3g}"
@@ -221,14 +249,19 @@ class OnlineMedian(Estimator):
         # A step may be longer than what 16 bits hold.
         limit = torch.finfo(rows.dtype).max
         output = m.clamp(-limit, limit).to(rows.dtype)
-        return explained(output, rows, distances=distances, weights=weights, solver=solver), state
+        explanation = explained(
+            output, rows, distances=distances, weights=weights, solver=solver, shards=shards
+        )
+        return explanation, state
 
-    def _tau(self, rows: Tensor, m: Tensor, state: State) -> tuple[float, Tensor | None, State]:
+    def _tau(
+        self, rows: Tensor, m: Tensor, state: State, shards: Shards
+    ) -> tuple[float, Tensor | None, State]:
         """τ, the distances it was read from, and the state with their history."""
         if self.tau is not None and not isinstance(self.tau, Adaptive):
             return float(self.tau), None, state
         adaptive = self.tau or Adaptive()
-        gaps = self.divergence.gaps(rows, m)
+        gaps = self.divergence.gaps(rows, m, shards=shards)
         gaps = torch.where(gaps <= too_far(m.dtype), gaps, torch.inf)
         alone = len(rows) == 1 or self.fusion == "sequential"
         tau, state = adaptive.step(gaps, state, steps=int(state[STEPS]), one_at_a_time=alone)

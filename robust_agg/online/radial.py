@@ -12,6 +12,7 @@ from robust_agg import kernels
 from robust_agg.aggregator import Invariance
 from robust_agg.errors import check_positive
 from robust_agg.online.divergence import Averaging, Method
+from robust_agg.shards import WHOLE, Shards
 from robust_agg.solvers import (
     Distance,
     HuberDistance,
@@ -29,14 +30,25 @@ class Radial(Averaging):
     def invariances(self) -> frozenset[Invariance]:
         return frozenset(Invariance)
 
+    @property
+    def shardable(self) -> bool:
+        return True
+
     @abstractmethod
     def factors(self, r: Tensor, tau: float, method: Method) -> Tensor:
         """s for each distance r >= 0, float64; r may be 0 or infinite."""
 
     def averaged(
-        self, rows: Tensor, m: Tensor, tau: float, method: Method, gaps: Tensor | None = None
+        self,
+        rows: Tensor,
+        m: Tensor,
+        tau: float,
+        method: Method,
+        gaps: Tensor | None = None,
+        *,
+        shards: Shards = WHOLE,
     ) -> tuple[Tensor, Tensor | None]:
-        r = self.gaps(rows, m) if gaps is None else gaps
+        r = self.gaps(rows, m, shards=shards) if gaps is None else gaps
         measured = r <= too_far(m.dtype)
         factors = self.factors(torch.where(measured, r, 1.0), tau, method)
         # No weight is beyond what the sums can hold, however large τ/r is.
@@ -56,6 +68,7 @@ class Squared(Radial):
 
     adaptive = False
     scale_free = True
+    separable = True
 
     def factors(self, r: Tensor, tau: float, method: Method) -> Tensor:
         return torch.full_like(r, _share(tau, method))
@@ -64,7 +77,14 @@ class Squared(Radial):
         return _share(tau, method) > 1
 
     def averaged(
-        self, rows: Tensor, m: Tensor, tau: float, method: Method, gaps: Tensor | None = None
+        self,
+        rows: Tensor,
+        m: Tensor,
+        tau: float,
+        method: Method,
+        gaps: Tensor | None = None,
+        *,
+        shards: Shards = WHOLE,
     ) -> tuple[Tensor, Tensor | None]:
         share = _share(tau, method)
         if len(rows) == 1 and share <= 1:
@@ -73,13 +93,13 @@ class Squared(Radial):
             if reach * m.numel() ** 0.5 <= too_far(m.dtype):
                 moved = torch.lerp(m, rows[0].to(m.dtype), share)
                 return moved, torch.full((1,), share, dtype=torch.float64, device="cpu")
-        return super().averaged(rows, m, tau, method, gaps)
+        return super().averaged(rows, m, tau, method, gaps, shards=shards)
 
     def batch(
-        self, rows: Tensor, m: Tensor, tau: float
+        self, rows: Tensor, m: Tensor, tau: float, *, shards: Shards = WHOLE
     ) -> tuple[Tensor, Tensor | None, SolverReport | None]:
         # The mean of quadratics is a quadratic: the exact step is the average of the steps.
-        return *self.averaged(rows, m, tau, "prox"), None
+        return *self.averaged(rows, m, tau, "prox", shards=shards), None
 
 
 def _share(tau: float, method: Method) -> float:
@@ -95,11 +115,11 @@ class _DistanceBatch(Radial):
     def loss(self) -> RadialLoss: ...
 
     def batch(
-        self, rows: Tensor, m: Tensor, tau: float
+        self, rows: Tensor, m: Tensor, tau: float, *, shards: Shards = WHOLE
     ) -> tuple[Tensor, Tensor | None, SolverReport | None]:
         n = rows.shape[0]
         # m travels as one more row beside the rows' own centre: far from them, it is none itself.
-        geometry, _ = measure(rows, m)
+        geometry, _ = measure(rows, m, shards=shards)
         kept = geometry.accepted.nonzero().flatten()
         # F times min(τ, 1), so that no τ makes an infinite anchor.
         weights = (kept < n).double() / n * min(tau, 1.0)

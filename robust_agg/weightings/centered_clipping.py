@@ -11,6 +11,7 @@ from torch import Tensor
 from robust_agg import kernels
 from robust_agg.aggregator import Aggregator, Explanation, Invariance, explained
 from robust_agg.errors import check_count, check_instance, check_positive, check_rejected
+from robust_agg.shards import WHOLE, Shards
 from robust_agg.span import measure
 
 
@@ -60,6 +61,11 @@ class CenteredClipping(Aggregator):
                 kept.add(Invariance.SCALING)
         return frozenset(kept)
 
+    @property
+    def shardable(self) -> bool:
+        """Unless a start is given: nobody knows which of its columns are here."""
+        return self.start is None
+
     def check(self, n: int) -> None:
         """Any n >= 1 will do; f does not enter."""
 
@@ -83,19 +89,31 @@ class CenteredClipping(Aggregator):
         return k
 
     def _explain(
-        self, rows: Tensor, generator: torch.Generator | None, *, distances: bool
+        self,
+        rows: Tensor,
+        generator: torch.Generator | None,
+        *,
+        distances: bool,
+        shards: Shards = WHOLE,
     ) -> Explanation:
         n = rows.shape[0]
-        start, gram, accepted = self._start(rows)
+        start, gram, accepted = self._start(rows, shards)
         check_rejected(self.name, int((~accepted).sum()), self.max_rejected(n), n)
         weights = _clip_towards(gram, accepted, self.radius, self.iterations)
         output = kernels.combine(rows, weights, start)
-        return explained(output, rows, distances=distances, weights=weights, rejected=~accepted)
+        return explained(
+            output,
+            rows,
+            distances=distances,
+            weights=weights,
+            rejected=~accepted,
+            shards=shards,
+        )
 
-    def _start(self, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _start(self, rows: Tensor, shards: Shards) -> tuple[Tensor, Tensor, Tensor]:
         """v₀, the Gram matrix of the deviations from it, and the accepted rows."""
         if self.start is None:
-            geometry, centre = measure(rows)
+            geometry, centre = measure(rows, shards=shards)
             return centre, geometry.deviations, geometry.accepted
         if self.start.shape != rows.shape[1:]:
             raise ValueError(
@@ -103,9 +121,9 @@ class CenteredClipping(Aggregator):
                 f"found {tuple(self.start.shape)}"
             )
         start = self.start.to(rows.device, torch.promote_types(rows.dtype, torch.float32))
-        geometry, _ = measure(rows, start)
+        geometry, _ = measure(rows, start, shards=shards)
         if not bool(geometry.accepted[-1]):
-            distance = float(kernels.row_distances(start[None], rows.new_zeros(rows.shape[1])))
+            distance = float(shards.distances(start[None], rows.new_zeros(rows.shape[1])))
             raise ValueError(
                 f"{self.name}: start must be near enough to the rows to be measured, "
                 f"found a norm of {distance:.3g}"

@@ -10,6 +10,7 @@ from torch import Tensor
 from robust_agg import kernels
 from robust_agg.aggregator import Explanation, Invariance, Weighing, Weighted, explained
 from robust_agg.errors import check_count, check_positive, check_rejected
+from robust_agg.shards import WHOLE, Shards
 from robust_agg.solvers import minimise_distances
 from robust_agg.span import Geometry
 from robust_agg.weiszfeld import weiszfeld_over_rows
@@ -59,12 +60,20 @@ class GeometricMedian(Weighted):
         return None if n <= 2 * f else 4 * (1 + f / (n - 2 * f)) ** 2
 
     def _explain(
-        self, rows: Tensor, generator: torch.Generator | None, *, distances: bool
+        self,
+        rows: Tensor,
+        generator: torch.Generator | None,
+        *,
+        distances: bool,
+        shards: Shards = WHOLE,
     ) -> Explanation:
         n = len(rows)
         if n > GRAM_UP_TO:
             weights, accepted, report = weiszfeld_over_rows(
-                rows, tolerance=self.tolerance, max_passes=min(self.max_iterations, _PASSES)
+                rows,
+                tolerance=self.tolerance,
+                max_passes=min(self.max_iterations, _PASSES),
+                shards=shards,
             )
             check_rejected(self.name, int((~accepted).sum()), self.max_rejected(n), n)
             if report.converged:
@@ -75,8 +84,9 @@ class GeometricMedian(Weighted):
                     weights=weights,
                     rejected=~accepted,
                     solver=report,
+                    shards=shards,
                 )
-        return super()._explain(rows, generator, distances=distances)
+        return super()._explain(rows, generator, distances=distances, shards=shards)
 
     def weigh(self, geometry: Geometry, generator: torch.Generator | None) -> Weighing:
         chosen = geometry.accepted.nonzero().flatten()

@@ -10,6 +10,7 @@ from torch import Tensor
 from robust_agg import kernels
 from robust_agg.aggregator import Explanation, Invariance, Weighing, Weighted, explained
 from robust_agg.errors import check_rejected
+from robust_agg.shards import WHOLE, Shards
 from robust_agg.span import Geometry
 
 
@@ -39,15 +40,21 @@ class Mean(Weighted):
         return Weighing(_uniform(geometry.accepted))
 
     def _explain(
-        self, rows: Tensor, generator: torch.Generator | None, *, distances: bool
+        self,
+        rows: Tensor,
+        generator: torch.Generator | None,
+        *,
+        distances: bool,
+        shards: Shards = WHOLE,
     ) -> Explanation:
         output, largest = kernels.mean(rows)
         limit = torch.finfo(torch.promote_types(rows.dtype, torch.float32)).max
-        if largest <= limit / (2 * rows.shape[1] ** 0.5):
+        columns = shards.columns(rows.shape[1])
+        if shards.largest(largest) <= limit / (2 * columns**0.5):
             weights = _uniform(torch.ones(len(rows), dtype=torch.bool, device="cpu"))
-            return explained(output, rows, distances=distances, weights=weights)
+            return explained(output, rows, distances=distances, weights=weights, shards=shards)
         # Some row may be too far: norms tell. The mean needs no other geometry, no Gram is formed.
-        norms = kernels.row_distances(rows, rows.new_zeros(rows.shape[1]))
+        norms = shards.distances(rows, rows.new_zeros(rows.shape[1]))
         accepted = norms <= limit
         check_rejected(self.name, int((~accepted).sum()), self.max_rejected(len(rows)), len(rows))
         weights = _uniform(accepted)
@@ -56,7 +63,14 @@ class Mean(Weighted):
         wide = torch.promote_types(rows.dtype, torch.float32)
         half = kernels.combine(rows, weights / 2, dtype=wide).clamp(-end, end)
         output = (2 * half).to(rows.dtype)
-        return explained(output, rows, distances=distances, weights=weights, rejected=~accepted)
+        return explained(
+            output,
+            rows,
+            distances=distances,
+            weights=weights,
+            rejected=~accepted,
+            shards=shards,
+        )
 
 
 def _uniform(accepted: Tensor) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from importlib import import_module
+from typing import Any
 
 import numpy as np
 import pytest
@@ -181,9 +182,9 @@ def test_distances_are_measured_only_where_someone_sees_them(
     chained = ra.chain(*mixings, rule)
     expected = chained(rows)
 
-    def measured(rows: Tensor) -> tuple[span.Geometry, Tensor]:
+    def measured(rows: Tensor, **given: Any) -> tuple[span.Geometry, Tensor]:
         calls.append(len(rows))
-        return span.measure(rows)
+        return span.measure(rows, **given)
 
     calls: list[int] = []
     monkeypatch.setattr(import_module("robust_agg.chain"), "measure", measured)

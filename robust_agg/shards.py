@@ -1,0 +1,57 @@
+"""Who holds the columns of the rows: this process alone, or others too.
+
+A rule is written once, for the columns ``(n, k)`` that are here. Whatever it must know of whole
+rows (a Gram matrix, distances, whether a number is finite) adds up over the columns, so it asks for
+the sum; those who hold the other columns ask for the same sums in the same order.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from robust_agg import kernels
+
+
+class Shards:
+    """All columns are here: a sum over their holders is what was measured.
+
+    Where the columns are shared out, a subclass overrides all of this. Its answers must be the same
+    to the bit for all holders, for they decide by them.
+    """
+
+    def sum(self, part: Tensor) -> Tensor:
+        """The sum of the holders' ``part``, a small float64 tensor on the CPU."""
+        return part
+
+    def largest(self, value: float) -> float:
+        """The largest of the holders' ``value``, which is not NaN."""
+        return value
+
+    def join(self, part: Tensor) -> Tensor:
+        """The holders' ``(n, k)`` side by side, in the order of their columns."""
+        return part
+
+    def columns(self, here: int) -> int:
+        """How many columns there are where ``here`` of them are here."""
+        return here
+
+    def spread(self, here: int, count: int) -> Tensor | slice:
+        """Of ``count`` evenly spaced columns among all, those among the ``here`` that are here.
+
+        All columns where they are not more.
+        """
+        return slice(None) if here <= count else evenly_spaced(here, count)
+
+    def distances(self, rows: Tensor, point: Tensor) -> Tensor:
+        """``‖x_i - p‖₂`` of whole rows, ``(n,)`` float64 on the CPU; ``rows`` and p as here."""
+        return kernels.row_distances(rows, point)
+
+
+WHOLE = Shards()
+"""All columns are here."""
+
+
+def evenly_spaced(d: int, count: int) -> Tensor:
+    """``(count,)`` places in 0 … d-1, ascending, from the first to the last."""
+    return torch.linspace(0, d - 1, count, dtype=torch.float64, device="cpu").long()
