@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch._C._distributed_c10d import PrefixStore, ProcessGroup, Store
+from torch.distributed import distributed_c10d
 from torch.optim import Optimizer
 
 # On lists of tensors, in one launch where the device has launches.
@@ -53,3 +55,13 @@ def version(tensor: Tensor) -> int:
 def has_step_hooks(optimizer: Optimizer) -> bool:
     """Whether anything is hooked to this optimizer's steps."""
     return bool(optimizer._optimizer_step_pre_hooks or optimizer._optimizer_step_post_hooks)
+
+
+def store_of_the_world(prefix: str) -> Store:
+    """A corner of the key-value store through which the processes of the default group have met."""
+    return PrefixStore(prefix, distributed_c10d._get_default_store())
+
+
+def default_group() -> ProcessGroup:
+    """The process group of all processes, once it is initialised."""
+    return distributed_c10d._get_default_group()

@@ -1,0 +1,12 @@
+"""The rules as collectives of torch.distributed: whole gradients, at the bytes of an all-reduce."""
+
+from robust_agg.distributed.all_reduce import RobustAllReduce, robust_all_reduce
+from robust_agg.distributed.errors import DisagreementError, EquivocationError, RankError
+
+__all__ = [
+    "DisagreementError",
+    "EquivocationError",
+    "RankError",
+    "RobustAllReduce",
+    "robust_all_reduce",
+]

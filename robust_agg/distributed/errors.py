@@ -1,0 +1,26 @@
+"""What can go wrong between ranks, told alike on all of them."""
+
+from __future__ import annotations
+
+
+class RankError(RuntimeError):
+    """A rank is gone, stalled or unreachable in the middle of a step.
+
+    Attributes:
+        ranks: those that have not been heard of since, as ranks of the group; empty where nothing
+            is known but that the step failed.
+        step: which step of the collective, from 0.
+    """
+
+    def __init__(self, text: str, *, ranks: tuple[int, ...], step: int) -> None:
+        super().__init__(text)
+        self.ranks = ranks
+        self.step = step
+
+
+class DisagreementError(ValueError):
+    """The ranks do not ask for the same thing; raised on every one of them, before data moves."""
+
+
+class EquivocationError(RuntimeError):
+    """A rank's row has not reached all ranks as the same bytes. Which rank lied is not known."""

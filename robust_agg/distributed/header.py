@@ -1,0 +1,93 @@
+"""What a rank is about to ask for, in a few numbers that all ranks compare before data moves."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from robust_agg.distributed.layout import Layout
+from robust_agg.errors import shown
+
+_DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
+_UNUSABLE = -1
+
+
+class Header(NamedTuple):
+    """Six numbers of 64 bits; equal on two ranks where what they ask for is.
+
+    Attributes:
+        step: which step this is.
+        tensors: how many tensors the rank gives.
+        numbers: how many numbers they have in all.
+        dtype: a code for the narrowest dtype that holds them; -1 where they are no rows.
+        layout: a digest of all shapes and dtypes.
+        rule: a digest of the rule and its parameters.
+    """
+
+    step: int
+    tensors: int
+    numbers: int
+    dtype: int
+    layout: int
+    rule: int
+
+    @classmethod
+    def of(cls, tensors: Sequence[object], *, step: int, rule: str) -> Header:
+        """That of whatever a rank was given; ``rule`` is the rule's specification."""
+        layout = layout_of(tensors)
+        if layout is None:
+            return cls(step, len(tensors), 0, _UNUSABLE, 0, digest(rule))
+        text = repr((tuple(map(tuple, layout.shapes)), layout.dtypes))
+        code = _DTYPES.index(layout.dtype)
+        return cls(step, len(tensors), layout.d, code, digest(text), digest(rule))
+
+    @property
+    def words(self) -> str:
+        """The numbers as an error message names them."""
+        if self.dtype == _UNUSABLE:
+            given = f"{self.tensors} tensors that are no rows"
+        else:
+            given = f"{self.numbers} numbers of {_DTYPES[self.dtype]} in {self.tensors} tensors"
+        shapes, rule = self.layout & 0xFFFF, self.rule & 0xFFFF
+        return f"step {self.step} with {given} (shapes #{shapes:04x}, rule #{rule:04x})"
+
+
+def digest(text: str) -> int:
+    """63 bits of a SHA-256 of the text."""
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
+
+
+def layout_of(tensors: Sequence[object]) -> Layout | None:
+    """The tensors' layout, or None unless all are dense, floating, and hold a number in all."""
+    rows = [t for t in tensors if isinstance(t, Tensor)]
+    if len(rows) < len(tensors) or any(
+        t.dtype not in _DTYPES or t.layout != torch.strided for t in rows
+    ):
+        return None
+    layout = Layout.of(rows)
+    return layout if layout.d else None
+
+
+def check_usable(who: str, tensors: Sequence[object]) -> Layout:
+    """The tensors' layout.
+
+    Raises:
+        ValueError: they are no rows.
+    """
+    layout = layout_of(tensors)
+    if layout is None:
+        kinds = [
+            f"{t.dtype}, {t.layout} of shape {tuple(t.shape)}"
+            if isinstance(t, Tensor)
+            else shown(t)
+            for t in tensors
+        ]
+        raise ValueError(
+            f"{who}: tensor must be one or more dense tensors of a floating dtype of 16 bits or "
+            f"more, with a number in all, found {'; '.join(kinds) or 'none'}"
+        )
+    return layout

@@ -1,0 +1,185 @@
+"""The ranks of a process group, as the robust collectives use them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from datetime import timedelta
+from typing import Any, TypeAlias
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from robust_agg.distributed.errors import DisagreementError, RankError
+from robust_agg.distributed.roll_call import RollCall
+from robust_agg.distributed.slices import Slices
+from robust_agg.errors import check_positive
+from robust_agg.torch_compat import default_group
+
+Launch: TypeAlias = Callable[[], Any]
+"""Starts a collective and returns its ``dist.Work``."""
+
+_LOOK = timedelta(seconds=0.25)
+# How often a rank that waits looks whether another has failed.
+
+
+class Pending:
+    """A collective under way; :meth:`result` waits for it."""
+
+    def __init__(self, ranks: Ranks, work: dist.Work, found: Tensor, what: str) -> None:
+        self._ranks, self._work, self._found, self._what = ranks, work, found, what
+
+    def result(self) -> Tensor:
+        """What the collective gives.
+
+        Raises:
+            RankError: a rank is gone, or stalls it.
+        """
+        self._ranks.wait(self._work, self._what)
+        return self._found
+
+
+class Ranks:
+    """The ranks of a group, each with one row; all must call the same methods in the same order.
+
+    Args:
+        group: the process group; the default one if None.
+        who: whose collectives these are, in errors; among all that use the group at one time no
+            other has this name.
+        timeout: seconds a collective may take, the slowest rank's delay included. On nccl, whose
+            calls do not block, it is the group's own watchdog that ends what stalls.
+
+    Raises:
+        ValueError: torch.distributed is not initialised, this process is not of the group, or a
+            timeout that is not positive.
+    """
+
+    def __init__(self, group: dist.ProcessGroup | None = None, *, who: str, timeout: float) -> None:
+        check_positive(who, "timeout", timeout)
+        if not dist.is_initialized():
+            raise ValueError(
+                f"{who}: torch.distributed must be initialised, found no process group"
+            )
+        self.who, self.timeout = who, timeout
+        self.group: dist.ProcessGroup = group or default_group()
+        self.rank, self.size = dist.get_rank(self.group), dist.get_world_size(self.group)
+        if self.rank < 0:
+            raise ValueError(f"{who}: group must have this process, found one without it")
+        self.device = torch.device("cuda" if dist.get_backend(self.group) == "nccl" else "cpu")
+        self._roll = RollCall(f"{self.group.group_name}/{who}", self.rank, self.size)
+        self.step = 0
+
+    def wait(self, work: dist.Work, what: str) -> None:
+        """Until a collective is done.
+
+        Raises:
+            RankError: it fails, takes longer than the timeout, or another rank has failed in it.
+        """
+        if self.device.type == "cuda":
+            work.wait()
+            return
+        end = time.monotonic() + self.timeout
+        while True:
+            try:
+                work.wait(min(_LOOK, timedelta(seconds=self.timeout)))
+                return
+            except RuntimeError as error:
+                late = time.monotonic() >= end
+                if work.is_completed() or late or self._roll.failed(self.step):
+                    raise self._gone(what, late=late) from error
+
+    def _gone(self, what: str, *, late: bool) -> RankError:
+        absent = self._roll.absent(self.step)
+        named = ", ".join(map(self._roll.describe, absent)) or "a rank that is not known"
+        why = f" within {self.timeout:g} s" if late else ""
+        return RankError(
+            f"{self.who}: step {self.step}: {what} did not end{why}: {named} did not answer",
+            ranks=absent,
+            step=self.step,
+        )
+
+    def _start(self, launch: Launch, found: Tensor, what: str) -> Pending:
+        try:
+            return Pending(self, launch(), found, what)
+        except RuntimeError as error:  # a connection that broke earlier
+            raise self._gone(what, late=False) from error
+
+    def agree(self, header: Sequence[int], say: Callable[[Sequence[int]], str]) -> None:
+        """Raise on every rank unless all have the same header.
+
+        Args:
+            header: numbers of 64 bits, equally many on every rank.
+            say: a header in words.
+
+        Raises:
+            DisagreementError: they differ; names the first rank that differs from rank 0.
+        """
+        own = torch.tensor(header, dtype=torch.int64)
+        headers = self.gather(own, "the comparison of what is asked for").tolist()
+        for rank, other in enumerate(headers):
+            if other != headers[0]:
+                raise DisagreementError(
+                    f"{self.who}: all ranks must ask for the same, found {say(headers[0])} on rank "
+                    f"0 and {say(other)} on rank {rank}"
+                )
+
+    def gather(self, part: Tensor, what: str) -> Tensor:
+        """Every rank's ``part``, of the same shape and dtype on each: ``(n, *part.shape)``."""
+        own = part.to(self.device).contiguous()
+        found = own.new_empty(self.size, *part.shape)
+
+        def launch() -> Any:
+            flat = found.view(self.size * own.numel())
+            return dist.all_gather_into_tensor(flat, own.view(-1), group=self.group, async_op=True)
+
+        return self._start(launch, found, what).result().to(part.device)
+
+    def exchange(self, vector: Tensor, slices: Slices) -> Pending:
+        """Every rank's ``vector`` ``(d,)``, in this rank's slice of the coordinates: ``(n, k)``."""
+        here = slices.size(self.rank)
+        rows = vector.new_empty(self.size, here)
+
+        def launch() -> Any:
+            return dist.all_to_all_single(
+                rows.view(-1),
+                vector,
+                [here] * self.size,
+                slices.sizes,
+                group=self.group,
+                async_op=True,
+            )
+
+        return self._start(launch, rows, "the exchange of rows")
+
+    def collect(self, piece: Tensor, slices: Slices) -> Pending:
+        """The vector ``(d,)`` of which every rank has its slice."""
+        if len(piece) < slices.width:
+            piece = torch.cat([piece, piece.new_zeros(slices.width - len(piece))])
+        whole = piece.new_empty(self.size * slices.width)
+
+        def launch() -> Any:
+            return dist.all_gather_into_tensor(
+                whole, piece.contiguous(), group=self.group, async_op=True
+            )
+
+        return self._start(launch, whole[: slices.d], "the collection of slices")
+
+    def sum(self, part: Tensor) -> Tensor:
+        """The sum of a small float64 CPU tensor over the ranks, the same to the bit on each.
+
+        An all-reduce gives all ranks the same sums, which data-parallel training rests on.
+        """
+        return self._reduced(part, dist.ReduceOp.SUM, "a sum")
+
+    def largest(self, value: float) -> float:
+        """The largest of a number over the ranks."""
+        own = torch.tensor([value], dtype=torch.float64)
+        return float(self._reduced(own, dist.ReduceOp.MAX, "a maximum"))
+
+    def _reduced(self, part: Tensor, op: dist.ReduceOp.RedOpType, what: str) -> Tensor:
+        total = part.to(self.device, copy=True).contiguous()
+        self._start(
+            lambda: dist.all_reduce(total, op, group=self.group, async_op=True), total, what
+        ).result()
+        return total.cpu()

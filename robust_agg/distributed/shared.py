@@ -1,0 +1,56 @@
+"""The columns of the rows, shared out among ranks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from robust_agg import kernels
+from robust_agg.distributed.ranks import Ranks
+from robust_agg.shards import Shards, evenly_spaced
+
+
+class SharedColumns(Shards):
+    """Every rank has some columns of all rows; what is measured of them is summed over the ranks.
+
+    Args:
+        ranks: who has columns.
+        counts: how many each rank has.
+    """
+
+    def __init__(self, ranks: Ranks, counts: Sequence[int]) -> None:
+        self._ranks, self._counts = ranks, counts
+
+    def sum(self, part: Tensor) -> Tensor:
+        return self._ranks.sum(part)
+
+    def largest(self, value: float) -> float:
+        return self._ranks.largest(value)
+
+    def columns(self, here: int) -> int:
+        return sum(self._counts)
+
+    def distances(self, rows: Tensor, point: Tensor) -> Tensor:
+        return self._ranks.sum(kernels.row_distances(rows, point).square()).sqrt()
+
+    def spread(self, here: int, count: int) -> Tensor | slice:
+        chosen = self._chosen(count)
+        start = sum(self._counts[: self._ranks.rank])
+        stop = start + self._counts[self._ranks.rank]
+        return chosen[(chosen >= start) & (chosen < stop)] - start
+
+    def join(self, part: Tensor) -> Tensor:
+        n, here = part.shape
+        own = torch.zeros(self._ranks.size, dtype=torch.float64)
+        own[self._ranks.rank] = here
+        counts = [int(count) for count in self._ranks.sum(own)]
+        padded = part.new_zeros(n, max(counts))
+        padded[:, :here] = part
+        parts = self._ranks.gather(padded, "the joining of columns")
+        return torch.cat([p[:, :count] for p, count in zip(parts, counts, strict=True)], dim=1)
+
+    def _chosen(self, count: int) -> Tensor:
+        total = sum(self._counts)
+        return torch.arange(total) if total <= count else evenly_spaced(total, count)
