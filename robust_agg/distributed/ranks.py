@@ -15,7 +15,7 @@ from robust_agg.distributed.errors import DisagreementError, RankError
 from robust_agg.distributed.roll_call import RollCall
 from robust_agg.distributed.slices import Slices
 from robust_agg.errors import check_positive
-from robust_agg.torch_compat import default_group
+from robust_agg.torch_compat import all_gather_single, default_group
 
 Launch: TypeAlias = Callable[[], Any]
 """Starts a collective and returns its ``dist.Work``."""
@@ -131,7 +131,7 @@ class Ranks:
 
         def launch() -> Any:
             flat = found.view(self.size * own.numel())
-            return dist.all_gather_into_tensor(flat, own.view(-1), group=self.group, async_op=True)
+            return all_gather_single(flat, own.view(-1), group=self.group, async_op=True)
 
         return self._start(launch, found, what).result().to(part.device)
 
@@ -159,9 +159,7 @@ class Ranks:
         whole = piece.new_empty(self.size * slices.width)
 
         def launch() -> Any:
-            return dist.all_gather_into_tensor(
-                whole, piece.contiguous(), group=self.group, async_op=True
-            )
+            return all_gather_single(whole, piece.contiguous(), group=self.group, async_op=True)
 
         return self._start(launch, whole[: slices.d], "the collection of slices")
 
