@@ -1,6 +1,7 @@
 """The rules as collectives of torch.distributed: whole gradients, at the bytes of an all-reduce."""
 
 from robust_agg.distributed.all_reduce import RobustAllReduce, robust_all_reduce
+from robust_agg.distributed.ddp import RobustHook, robust_hook
 from robust_agg.distributed.errors import DisagreementError, EquivocationError, RankError
 
 __all__ = [
@@ -8,5 +9,7 @@ __all__ = [
     "EquivocationError",
     "RankError",
     "RobustAllReduce",
+    "RobustHook",
     "robust_all_reduce",
+    "robust_hook",
 ]

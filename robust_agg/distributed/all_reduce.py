@@ -17,13 +17,12 @@ from torch import Tensor
 
 from robust_agg.aggregator import Aggregator, Explanation
 from robust_agg.distributed.header import Header, check_usable
-from robust_agg.distributed.layout import Layout
+from robust_agg.distributed.layout import Layout, narrowed, side_by_side
 from robust_agg.distributed.ranks import Ranks
 from robust_agg.distributed.sharded_rule import ShardedRule
 from robust_agg.distributed.slices import Slices
 from robust_agg.errors import as_integer
 from robust_agg.online.estimator import ESTIMATE, Estimator
-from robust_agg.specification import specification
 from robust_agg.types import State
 
 TIMEOUT = 60.0
@@ -102,6 +101,10 @@ class RobustAllReduce:
         name: of this among the group's robust collectives, the same on every rank; two that are
             used at the same time must have different ones.
 
+    Attributes:
+        explanation: why the last result came out as it did: weights, rejected ranks, distances; its
+            output is this rank's slice. None before there is one.
+
     Raises:
         ConstraintError, ValueError: the rule cannot be sharded, or does not go with n and f.
     """
@@ -119,22 +122,15 @@ class RobustAllReduce:
     ) -> None:
         self.ranks = Ranks(group, who=name, timeout=timeout)
         self._sharded = ShardedRule(rule, self.ranks, f=f, seed=seed, distances=distances)
-        self._specification = specification(rule)
+        self.explanation: Explanation | None = None
         self._layout: Layout | None = None
+        self._state: State = {}
         self._loaded: State = {}
 
     @property
     def step(self) -> int:
         """How many steps are done."""
         return self.ranks.step
-
-    @property
-    def explanation(self) -> Explanation | None:
-        """Why the last result came out as it did: weights, rejected ranks, distances.
-
-        Its output is this rank's slice. None before there is one.
-        """
-        return self._sharded.explanation
 
     @overload
     def __call__(self, tensor: Tensor) -> Tensor: ...
@@ -148,7 +144,7 @@ class RobustAllReduce:
         A step that raises, but by ``RankError``, leaves the state as it was, and may be done again.
         """
         tensors = [tensor] if isinstance(tensor, Tensor) else list(tensor)
-        header = Header.of(tensors, step=self.step, rule=self._specification)
+        header = Header.of(tensors, step=self.step, rule=self._sharded.specification)
         self.ranks.agree(header, lambda numbers: Header(*numbers).words)
         layout = check_usable(self.ranks.who, tensors)
         self._settle(layout)
@@ -157,10 +153,12 @@ class RobustAllReduce:
             self.ranks.exchange(vector, part)
             for vector, part in zip(layout.flatten(tensors), slices, strict=True)
         ]
-        rows = _side_by_side([rows.result() for rows in pending], layout.dtype)
+        rows = side_by_side([rows.result() for rows in pending], layout.dtype)
         counts = [sum(part.size(rank) for part in slices) for rank in range(self.ranks.size)]
-        output = self._sharded.aggregate(rows, counts)
-        found = layout.unflatten(self._collect(output, slices, layout.kinds))
+        why, state = self._sharded.step(rows, self._state, self._sharded.columns(counts))
+        self._sharded.check_rejected(why.rejected)
+        found = layout.unflatten(self._collect(why.output, slices, layout.kinds))
+        self.explanation, self._state = why, state
         self.ranks.step += 1
         return found[0] if isinstance(tensor, Tensor) else found
 
@@ -183,8 +181,8 @@ class RobustAllReduce:
                 )
             parts = zip(torch.split(whole, list(layout.lengths)), self._slices(layout), strict=True)
             here = [vector[part.of(self.ranks.rank)][None] for vector, part in parts]
-            own = _side_by_side(here, whole.dtype)[0].clone()
-            self._sharded.state = {**self._loaded, ESTIMATE: own}
+            own = side_by_side(here, whole.dtype)[0].clone()
+            self._state = {**self._loaded, ESTIMATE: own}
             self._loaded = {}
         self._layout = layout
 
@@ -198,7 +196,7 @@ class RobustAllReduce:
         sizes = [part.size(self.ranks.rank) for part in slices]
         pieces = torch.split(output[: sum(sizes)], sizes)
         pending = [
-            self.ranks.collect(_narrowed(piece, dtype), part)
+            self.ranks.collect(narrowed(piece, dtype), part)
             for piece, part, dtype in zip(pieces, slices, dtypes, strict=True)
         ]
         return [vector.result() for vector in pending]
@@ -208,12 +206,12 @@ class RobustAllReduce:
 
         All ranks must call it, for the slices of the estimate are collected; all get the same.
         """
-        state = dict(self._loaded or self._sharded.state)
+        state = dict(self._loaded or self._state)
         if ESTIMATE in state and self._layout is not None:
             own = state[ESTIMATE]
             kinds = [own.dtype] * len(self._layout.kinds)
             state[ESTIMATE] = torch.cat(self._collect(own, self._slices(self._layout), kinds))
-        return {"step": self.step, "rule": self._specification, "estimator": state}
+        return {"step": self.step, "rule": self._sharded.specification, "estimator": state}
 
     def load_state_dict(self, tree: Mapping[str, Any]) -> None:
         """Continue where :meth:`state_dict` was taken, with any number of ranks.
@@ -225,28 +223,13 @@ class RobustAllReduce:
         for name in ("step", "rule", "estimator"):
             if name not in tree:
                 raise ValueError(f"{who}: a state must have {name!r}, found {sorted(tree)}")
-        if tree["rule"] != self._specification:
-            raise ValueError(
-                f"{who}: rule must be the state's {tree['rule']}, found {self._specification}"
-            )
+        if tree["rule"] != self._sharded.specification:
+            found = self._sharded.specification
+            raise ValueError(f"{who}: rule must be the state's {tree['rule']}, found {found}")
         self.ranks.step = as_integer(who, "step", tree["step"])
-        self._layout, self._sharded.state = None, {}
+        self._layout, self._state = None, {}
         device = self.ranks.device
         self._loaded = {
             name: value.to(device) if name == ESTIMATE else value
             for name, value in tree["estimator"].items()
         }
-
-
-def _narrowed(piece: Tensor, dtype: torch.dtype) -> Tensor:
-    """As numbers of ``dtype``: what it cannot hold must not become Inf."""
-    if piece.dtype == dtype:
-        return piece
-    limit = torch.finfo(dtype).max
-    return piece.clamp(-limit, limit).to(dtype)
-
-
-def _side_by_side(parts: Sequence[Tensor], dtype: torch.dtype) -> Tensor:
-    """``(n, k)`` of one dtype from the parts; a column of zeros where there is none."""
-    rows = parts[0] if len(parts) == 1 else torch.cat([part.to(dtype) for part in parts], dim=1)
-    return rows if rows.shape[1] else rows.new_zeros(rows.shape[0], 1)
