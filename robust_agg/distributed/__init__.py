@@ -1,4 +1,7 @@
-"""The rules as collectives of torch.distributed: whole gradients, at the bytes of an all-reduce."""
+"""The rules as collectives of torch.distributed: whole gradients, at the bytes of an all-reduce.
+
+``RobustFSDP`` is in ``robust_agg.distributed.fsdp``: importing what it needs takes a second.
+"""
 
 from robust_agg.distributed.all_reduce import RobustAllReduce, robust_all_reduce
 from robust_agg.distributed.ddp import RobustHook, robust_hook

@@ -150,7 +150,7 @@ class RobustAllReduce:
         self._settle(layout)
         slices = self._slices(layout)
         pending = [
-            self.ranks.exchange(vector, part)
+            self.ranks.exchange(vector, part.sizes)
             for vector, part in zip(layout.flatten(tensors), slices, strict=True)
         ]
         rows = side_by_side([rows.result() for rows in pending], layout.dtype)

@@ -19,7 +19,7 @@ from torch.futures import Future
 
 from robust_agg.aggregator import Aggregator, Explanation
 from robust_agg.distributed.all_reduce import TIMEOUT
-from robust_agg.distributed.header import digest
+from robust_agg.distributed.header import digest, rule_in_words
 from robust_agg.distributed.layout import narrowed
 from robust_agg.distributed.parts import Parts
 from robust_agg.distributed.ranks import Pending, Ranks
@@ -120,7 +120,7 @@ class RobustHook:
             self._begin()
         vector = bucket.buffer()
         slices = Slices(vector.numel(), self._ranks.size)
-        exchange = self._ranks.exchange(vector, slices)
+        exchange = self._ranks.exchange(vector, slices.sizes)
         if self._buckets:
             self._act(self._buckets[-1])
         future = Future[Tensor](devices=[vector.device] if vector.is_cuda else [])
@@ -135,7 +135,7 @@ class RobustHook:
         if not self._agreed:
             # DDP has compared the shapes, and no rank changes its rule later.
             rule = digest(self._sharded.specification)
-            self._ranks.agree([rule], lambda numbers: f"rule #{numbers[0] & 0xFFFF:04x}")
+            self._ranks.agree([rule], rule_in_words)
             self._agreed = True
         self._buckets = []
         self._parts.begin(1.0 if self._scaler is None else self._scaler.get_scale())

@@ -61,6 +61,11 @@ def digest(text: str) -> int:
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
 
 
+def rule_in_words(numbers: Sequence[int]) -> str:
+    """The digest of a rule as an error message names it."""
+    return f"rule #{numbers[0] & 0xFFFF:04x}"
+
+
 def layout_of(tensors: Sequence[object]) -> Layout | None:
     """The tensors' layout, or None unless all are dense, floating, and hold a number in all."""
     rows = [t for t in tensors if isinstance(t, Tensor)]

@@ -135,9 +135,14 @@ class Ranks:
 
         return self._start(launch, found, what).result().to(part.device)
 
-    def exchange(self, vector: Tensor, slices: Slices) -> Pending:
-        """Every rank's ``vector`` ``(d,)``, in this rank's slice of the coordinates: ``(n, k)``."""
-        here = slices.size(self.rank)
+    def exchange(self, vector: Tensor, sizes: Sequence[int]) -> Pending:
+        """Every rank's ``vector`` ``(d,)``, in this rank's slice of the coordinates: ``(n, k)``.
+
+        Args:
+            vector: the slices of all ranks, one after another.
+            sizes: how long they are.
+        """
+        here = sizes[self.rank]
         rows = vector.new_empty(self.size, here)
 
         def launch() -> Any:
@@ -145,7 +150,7 @@ class Ranks:
                 rows.view(-1),
                 vector,
                 [here] * self.size,
-                slices.sizes,
+                list(sizes),
                 group=self.group,
                 async_op=True,
             )
