@@ -6,6 +6,7 @@
 from robust_agg.distributed.all_reduce import RobustAllReduce, robust_all_reduce
 from robust_agg.distributed.ddp import RobustHook, robust_hook
 from robust_agg.distributed.errors import DisagreementError, EquivocationError, RankError
+from robust_agg.distributed.exchanges import Trust
 
 __all__ = [
     "DisagreementError",
@@ -13,6 +14,7 @@ __all__ = [
     "RankError",
     "RobustAllReduce",
     "RobustHook",
+    "Trust",
     "robust_all_reduce",
     "robust_hook",
 ]

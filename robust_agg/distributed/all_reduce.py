@@ -16,11 +16,10 @@ import torch.distributed as dist
 from torch import Tensor
 
 from robust_agg.aggregator import Aggregator, Explanation
+from robust_agg.distributed.exchanges import Trust, exchange
 from robust_agg.distributed.header import Header, check_usable
 from robust_agg.distributed.layout import Layout, narrowed, side_by_side
-from robust_agg.distributed.ranks import Ranks
 from robust_agg.distributed.sharded_rule import ShardedRule
-from robust_agg.distributed.slices import Slices
 from robust_agg.errors import as_integer
 from robust_agg.online.estimator import ESTIMATE, Estimator
 from robust_agg.types import State
@@ -37,6 +36,7 @@ _calls: Counter[str] = Counter()
 def robust_all_reduce(
     tensor: Tensor, aggregator: Aggregator, group: dist.ProcessGroup | None = None, *,
     f: int | None = None, seed: int = 0, timeout: float = TIMEOUT,
+    trust: Trust = "sharded", groups: int | None = None,
 ) -> Tensor: ...  # fmt: skip
 
 
@@ -44,6 +44,7 @@ def robust_all_reduce(
 def robust_all_reduce(
     tensor: Sequence[Tensor], aggregator: Aggregator, group: dist.ProcessGroup | None = None, *,
     f: int | None = None, seed: int = 0, timeout: float = TIMEOUT,
+    trust: Trust = "sharded", groups: int | None = None,
 ) -> list[Tensor]: ...  # fmt: skip
 
 
@@ -55,11 +56,13 @@ def robust_all_reduce(
     f: int | None = None,
     seed: int = 0,
     timeout: float = TIMEOUT,
+    trust: Trust = "sharded",
+    groups: int | None = None,
 ) -> Tensor | list[Tensor]:
     """The aggregate of all ranks' tensors, the same to the bit on every rank.
 
-    Ranks may give any numbers (bad hardware, bad data), but they are trusted to run this collective
-    as it is written: a rank that lies within it, or stalls it, is not withstood.
+    Ranks may give any numbers (bad hardware, bad data). What else they are trusted with is
+    ``trust``.
 
     Args:
         tensor: this rank's row, of any shape; or several tensors that are one row together, which
@@ -68,15 +71,28 @@ def robust_all_reduce(
         group: the ranks; all of them if None.
         f: declared number of bad ranks, if the rule is to be checked against it.
         seed: of a random rule's draws, with the number of the call.
-        timeout: seconds a collective may take.
+        timeout: seconds a collective may take, the wait for the slowest rank included.
+        trust: ``"sharded"`` or ``"replicated"``; see :data:`~robust_agg.distributed.Trust`.
+        groups: of neighbouring ranks, whose plain means are the rows; see
+            :class:`~robust_agg.distributed.exchanges.Grouped`. Every rank is its own if None.
 
     Raises:
         DisagreementError: ranks give different shapes, dtypes or rules; before data moves.
         ConstraintError, TooManyRejectedError, ValueError: the rule's own, on every rank; or a rule
             that cannot be sharded.
         RankError: a rank is gone, or stalls.
+        EquivocationError: replicated, and a row has not reached all ranks alike.
     """
-    once = RobustAllReduce(aggregator, group, f=f, seed=seed, timeout=timeout, name=_ONCE)
+    once = RobustAllReduce(
+        aggregator,
+        group,
+        f=f,
+        seed=seed,
+        timeout=timeout,
+        trust=trust,
+        groups=groups,
+        name=_ONCE,
+    )
     called = once.ranks.group.group_name
     once.ranks.step = _calls[called]
     _calls[called] += 1
@@ -96,6 +112,8 @@ class RobustAllReduce:
             look at whole rows this costs what ``distances`` does.
         seed: of random draws, with the number of the step.
         timeout: seconds a collective may take, the wait for the slowest rank included.
+        trust: see :func:`robust_all_reduce`.
+        groups: see :func:`robust_all_reduce`.
         distances: whether ``explanation`` has the rows' distances to the result: one more pass over
             the slice and one more small all-reduce.
         name: of this among the group's robust collectives, the same on every rank; two that are
@@ -117,11 +135,14 @@ class RobustAllReduce:
         f: int | None = None,
         seed: int = 0,
         timeout: float = TIMEOUT,
+        trust: Trust = "sharded",
+        groups: int | None = None,
         distances: bool = False,
         name: str = "RobustAllReduce",
     ) -> None:
-        self.ranks = Ranks(group, who=name, timeout=timeout)
-        self._sharded = ShardedRule(rule, self.ranks, f=f, seed=seed, distances=distances)
+        self._exchange = exchange(group, who=name, timeout=timeout, trust=trust, groups=groups)
+        self.ranks = self._exchange.ranks
+        self._sharded = ShardedRule(rule, self._exchange, f=f, seed=seed, distances=distances)
         self.explanation: Explanation | None = None
         self._layout: Layout | None = None
         self._state: State = {}
@@ -148,17 +169,14 @@ class RobustAllReduce:
         self.ranks.agree(header, lambda numbers: Header(*numbers).words)
         layout = check_usable(self.ranks.who, tensors)
         self._settle(layout)
-        slices = self._slices(layout)
-        pending = [
-            self.ranks.exchange(vector, part.sizes)
-            for vector, part in zip(layout.flatten(tensors), slices, strict=True)
-        ]
+        pending = [self._exchange.rows(vector) for vector in layout.flatten(tensors)]
         rows = side_by_side([rows.result() for rows in pending], layout.dtype)
-        counts = [sum(part.size(rank) for part in slices) for rank in range(self.ranks.size)]
-        why, state = self._sharded.step(rows, self._state, self._sharded.columns(counts))
+        of_kinds = [self._exchange.counts(length) for length in layout.lengths]
+        columns = self._exchange.columns([sum(counts) for counts in zip(*of_kinds, strict=True)])
+        why, state = self._sharded.step(rows, self._state, columns)
         self._sharded.check_rejected(why.rejected)
-        found = layout.unflatten(self._collect(why.output, slices, layout.kinds))
-        self.explanation, self._state = why, state
+        found = layout.unflatten(self._whole(why.output, layout, layout.kinds))
+        self.explanation, self._layout, self._state = why, layout, state
         self.ranks.step += 1
         return found[0] if isinstance(tensor, Tensor) else found
 
@@ -179,25 +197,18 @@ class RobustAllReduce:
                     f"{self.ranks.who}: tensor must have the {len(whole)} numbers of the state "
                     f"that was loaded, found {layout.d}"
                 )
-            parts = zip(torch.split(whole, list(layout.lengths)), self._slices(layout), strict=True)
-            here = [vector[part.of(self.ranks.rank)][None] for vector, part in parts]
-            own = side_by_side(here, whole.dtype)[0].clone()
-            self._state = {**self._loaded, ESTIMATE: own}
-            self._loaded = {}
-        self._layout = layout
+            parts = torch.split(whole, list(layout.lengths))
+            own = side_by_side([self._exchange.own(part)[None] for part in parts], whole.dtype)
+            self._state, self._loaded = {**self._loaded, ESTIMATE: own[0].clone()}, {}
 
-    def _slices(self, layout: Layout) -> list[Slices]:
-        return [Slices(length, self.ranks.size) for length in layout.lengths]
-
-    def _collect(
-        self, output: Tensor, slices: Sequence[Slices], dtypes: Sequence[torch.dtype]
-    ) -> list[Tensor]:
-        """The vectors of each kind, of which ``output`` has this rank's slices side by side."""
-        sizes = [part.size(self.ranks.rank) for part in slices]
-        pieces = torch.split(output[: sum(sizes)], sizes)
+    def _whole(self, own: Tensor, layout: Layout, dtypes: Sequence[torch.dtype]) -> list[Tensor]:
+        """The vectors of each kind, of which ``own`` has this rank's columns side by side."""
+        rank = self.ranks.rank
+        widths = [self._exchange.counts(length)[rank] for length in layout.lengths]
+        pieces = torch.split(own[: sum(widths)], widths)
         pending = [
-            self.ranks.collect(narrowed(piece, dtype), part)
-            for piece, part, dtype in zip(pieces, slices, dtypes, strict=True)
+            self._exchange.whole(narrowed(piece, dtype), length)
+            for piece, dtype, length in zip(pieces, dtypes, layout.lengths, strict=True)
         ]
         return [vector.result() for vector in pending]
 
@@ -210,7 +221,7 @@ class RobustAllReduce:
         if ESTIMATE in state and self._layout is not None:
             own = state[ESTIMATE]
             kinds = [own.dtype] * len(self._layout.kinds)
-            state[ESTIMATE] = torch.cat(self._collect(own, self._slices(self._layout), kinds))
+            state[ESTIMATE] = torch.cat(self._whole(own, self._layout, kinds))
         return {"step": self.step, "rule": self._sharded.specification, "estimator": state}
 
     def load_state_dict(self, tree: Mapping[str, Any]) -> None:

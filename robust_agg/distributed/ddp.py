@@ -19,12 +19,11 @@ from torch.futures import Future
 
 from robust_agg.aggregator import Aggregator, Explanation
 from robust_agg.distributed.all_reduce import TIMEOUT
+from robust_agg.distributed.exchanges import Later, Trust, exchange
 from robust_agg.distributed.header import digest, rule_in_words
 from robust_agg.distributed.layout import narrowed
 from robust_agg.distributed.parts import Parts
-from robust_agg.distributed.ranks import Pending, Ranks
 from robust_agg.distributed.sharded_rule import ShardedRule
-from robust_agg.distributed.slices import Slices
 from robust_agg.errors import TooManyRejectedError
 from robust_agg.online.estimator import Estimator
 from robust_agg.torch_compat import GradBucket
@@ -39,6 +38,8 @@ def robust_hook(
     f: int | None = None,
     seed: int = 0,
     timeout: float = TIMEOUT,
+    trust: Trust = "sharded",
+    groups: int | None = None,
     distances: bool = False,
     scaler: torch.amp.GradScaler | None = None,
     name: str = "robust_hook",
@@ -56,6 +57,9 @@ def robust_hook(
         f: declared number of bad ranks; see :class:`RobustAllReduce`.
         seed: of random draws, with the number of the step.
         timeout: seconds a collective may take.
+        trust: what ranks are trusted with; see :data:`~robust_agg.distributed.exchanges.Trust`.
+        groups: of neighbouring ranks, whose plain means are the rows; see
+            :class:`~robust_agg.distributed.exchanges.Grouped`. Every rank is its own if None.
         distances: whether ``explanation`` has distances.
         scaler: the training's, if it has one: rows are divided by its scale first. A step in which
             too many rows are non-finite then gives Inf, for which the scaler skips it.
@@ -67,8 +71,8 @@ def robust_hook(
     Raises:
         ConstraintError, ValueError: the rule cannot be sharded, or does not go with n and f.
     """
-    ranks = Ranks(group, who=name, timeout=timeout)
-    sharded = ShardedRule(rule, ranks, f=f, seed=seed, distances=distances)
+    meeting = exchange(group, who=name, timeout=timeout, trust=trust, groups=groups)
+    sharded = ShardedRule(rule, meeting, f=f, seed=seed, distances=distances)
     return RobustHook(sharded, scaler), _hook
 
 
@@ -82,17 +86,18 @@ class _Bucket:
 
     future: Future[Tensor]
     parameters: list[Tensor]
-    slices: Slices
+    d: int
     dtype: torch.dtype
-    exchange: Pending
-    collection: Pending | None = None
+    rows: Later
+    found: Later | None = None
 
 
 class RobustHook:
     """The state of a hook that :func:`robust_hook` has made."""
 
     def __init__(self, sharded: ShardedRule, scaler: torch.amp.GradScaler | None) -> None:
-        self._sharded, self._ranks, self._scaler = sharded, sharded.ranks, scaler
+        self._sharded, self._scaler = sharded, scaler
+        self._exchange, self._ranks = sharded.exchange, sharded.exchange.ranks
         self._parts = Parts(sharded)
         self._buckets: list[_Bucket] = []
         self._agreed = False
@@ -119,12 +124,11 @@ class RobustHook:
         if bucket.index() == 0:
             self._begin()
         vector = bucket.buffer()
-        slices = Slices(vector.numel(), self._ranks.size)
-        exchange = self._ranks.exchange(vector, slices.sizes)
+        rows = self._exchange.rows(vector)
         if self._buckets:
             self._act(self._buckets[-1])
         future = Future[Tensor](devices=[vector.device] if vector.is_cuda else [])
-        arrived = _Bucket(future, bucket.parameters(), slices, vector.dtype, exchange)
+        arrived = _Bucket(future, bucket.parameters(), vector.numel(), vector.dtype, rows)
         self._buckets.append(arrived)
         if bucket.is_last():
             self._act(arrived)
@@ -142,13 +146,13 @@ class RobustHook:
 
     def _act(self, bucket: _Bucket) -> None:
         """The rows of a bucket are here, or are waited for."""
-        rows = bucket.exchange.result()
-        output = self._parts.add(bucket.parameters, rows, bucket.slices.sizes)
+        counts = self._exchange.counts(bucket.d)
+        output = self._parts.add(bucket.parameters, bucket.rows.result(), counts)
         if output is not None:
             self._collect(bucket, output)
 
     def _collect(self, bucket: _Bucket, output: Tensor) -> None:
-        bucket.collection = self._ranks.collect(narrowed(output, bucket.dtype), bucket.slices)
+        bucket.found = self._exchange.whole(narrowed(output, bucket.dtype), bucket.d)
 
     def _finish(self) -> None:
         """Give DDP the gradient."""
@@ -164,11 +168,11 @@ class RobustHook:
             self._collect(bucket, output)
         self._ranks.step += 1
         for bucket in buckets:
-            if bucket.collection is None:
-                found = torch.empty(bucket.slices.d, dtype=bucket.dtype, device=self._ranks.device)
+            if failed or bucket.found is None:
+                inf = torch.full((bucket.d,), torch.inf, dtype=bucket.dtype)
+                bucket.future.set_result(inf.to(self._ranks.device))
             else:
-                found = bucket.collection.result()
-            bucket.future.set_result(found.fill_(torch.inf) if failed else found)
+                bucket.future.set_result(bucket.found.result())
 
     def state_dict(self, model: nn.Module) -> dict[str, Any]:
         """See :meth:`Parts.state_dict`; ``model`` is the one within DDP, or DDP itself."""

@@ -8,8 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from robust_agg.distributed.ranks import Ranks
-from robust_agg.distributed.slices import Slices
+from robust_agg.distributed.exchanges import Exchange
 
 
 class Part(NamedTuple):
@@ -25,11 +24,11 @@ class Estimates:
     All ranks see the same parts, and call the same methods in the same order.
 
     Args:
-        ranks: who has slices.
+        exchange: how rows meet: which slices are whose.
     """
 
-    def __init__(self, ranks: Ranks) -> None:
-        self._ranks = ranks
+    def __init__(self, exchange: Exchange) -> None:
+        self._exchange = exchange
         self._parts: dict[tuple[int, ...], Part] = {}
         self._whole: dict[int, Tensor] = {}
         # By parameter, where the parts are not known yet, or not any more.
@@ -49,8 +48,7 @@ class Estimates:
             self._parts = {}
         if not self._whole:
             return start
-        vector = torch.cat([self._whole[i] for i in key])
-        return vector[Slices(len(vector), self._ranks.size).of(self._ranks.rank)].clone()
+        return self._exchange.own(torch.cat([self._whole[i] for i in key])).clone()
 
     def put(self, parts: Iterable[Part]) -> None:
         """Make the estimate that of these parts, which are all there are."""
@@ -62,8 +60,7 @@ class Estimates:
         found: list[tuple[Tensor, Tensor]] = []
         for part in self._parts.values():
             sizes = [parameter.numel() for parameter in part.parameters]
-            slices = Slices(sum(sizes), self._ranks.size)
-            vector = self._ranks.collect(part.own, slices).result()
+            vector = self._exchange.whole(part.own, sum(sizes)).result()
             found += zip(part.parameters, torch.split(vector, sizes), strict=True)
         return found
 

@@ -19,6 +19,7 @@ from torch.distributed.tensor import DTensor
 
 from robust_agg.aggregator import Aggregator, Explanation
 from robust_agg.distributed.all_reduce import TIMEOUT
+from robust_agg.distributed.exchanges import Sharded
 from robust_agg.distributed.header import digest, rule_in_words
 from robust_agg.distributed.layout import narrowed
 from robust_agg.distributed.parts import Parts
@@ -66,7 +67,7 @@ class RobustFSDP:
         name: str = "RobustFSDP",
     ) -> None:
         self._ranks = Ranks(_group_of(model, name), who=name, timeout=timeout)
-        sharded = ShardedRule(rule, self._ranks, f=f, seed=seed, distances=distances)
+        sharded = ShardedRule(rule, Sharded(self._ranks), f=f, seed=seed, distances=distances)
         self._parts = Parts(sharded)
         self._specification = digest(sharded.specification)
         self._agreed = self._under_way = False

@@ -76,8 +76,8 @@ class Parts:
     """
 
     def __init__(self, sharded: ShardedRule) -> None:
-        self._sharded, self._ranks = sharded, sharded.ranks
-        self._estimates = Estimates(self._ranks)
+        self._sharded, self._ranks = sharded, sharded.exchange.ranks
+        self._estimates = Estimates(sharded.exchange)
         self._memory: State = {}
         # What the estimator remembers beside the estimate.
         self._arrived: list[_Arrived] = []
@@ -133,7 +133,7 @@ class Parts:
         else:
             block = self._block(arrived)
             counts = [sum(of_rank) for of_rank in zip(*(p.counts for p in arrived), strict=True)]
-            columns = self._sharded.columns(counts)
+            columns = self._sharded.exchange.columns(counts)
             why, state = self._sharded.step(block, self._state(arrived, block), columns)
             self._sharded.check_rejected(why.rejected)
             outputs = _split(self._rescaled(why.output), widths)
@@ -155,7 +155,7 @@ class Parts:
         if not isfinite(self._ranks.largest(self._one.reached)):
             raise TooManyRejectedError(
                 f"{who}: the result must be finite, found a number that is not: more of the "
-                f"n={self._ranks.size} rows are non-finite somewhere than {name} bears"
+                f"n={self._sharded.exchange.n} rows are non-finite somewhere than {name} bears"
             )
         nothing = torch.empty(0, dtype=torch.float64, device="cpu")
         squares = [part.squares for part in arrived if part.squares is not None]

@@ -125,15 +125,19 @@ class Ranks:
                 )
 
     def gather(self, part: Tensor, what: str) -> Tensor:
-        """Every rank's ``part``, of the same shape and dtype on each: ``(n, *part.shape)``."""
-        own = part.to(self.device).contiguous()
+        """Every rank's small ``part``, of one shape and dtype: ``(n, *part.shape)``."""
+        return self.gather_later(part.to(self.device), what).result().to(part.device)
+
+    def gather_later(self, part: Tensor, what: str) -> Pending:
+        """Every rank's ``part``, of one shape and dtype: ``(n, *part.shape)``."""
+        own = part.contiguous()
         found = own.new_empty(self.size, *part.shape)
 
         def launch() -> Any:
             flat = found.view(self.size * own.numel())
             return all_gather_single(flat, own.view(-1), group=self.group, async_op=True)
 
-        return self._start(launch, found, what).result().to(part.device)
+        return self._start(launch, found, what)
 
     def exchange(self, vector: Tensor, sizes: Sequence[int]) -> Pending:
         """Every rank's ``vector`` ``(d,)``, in this rank's slice of the coordinates: ``(n, k)``.

@@ -8,8 +8,7 @@ from torch import Tensor
 
 from robust_agg.aggregator import Aggregator, Explanation
 from robust_agg.declared import check_declared
-from robust_agg.distributed.ranks import Ranks
-from robust_agg.distributed.shared import SharedColumns
+from robust_agg.distributed.exchanges import Exchange, Replicated
 from robust_agg.errors import check_rejected
 from robust_agg.online.estimator import Estimator
 from robust_agg.seeding import generator
@@ -23,7 +22,7 @@ class ShardedRule:
 
     Args:
         rule: an aggregator or an estimator; the same on every rank.
-        ranks: who holds columns.
+        exchange: how rows meet.
         f: declared number of bad ranks, or None to leave it to the rule.
         seed: of random draws, with the number of the step.
         distances: whether explanations have distances.
@@ -38,26 +37,23 @@ class ShardedRule:
     def __init__(
         self,
         rule: Aggregator | Estimator,
-        ranks: Ranks,
+        exchange: Exchange,
         *,
         f: int | None,
         seed: int,
         distances: bool,
     ) -> None:
-        check_declared(rule, f=f or 0, n=ranks.size, who=ranks.who)
-        if not rule.shardable:
+        who = exchange.ranks.who
+        check_declared(rule, f=f or 0, n=exchange.n, who=who)
+        if not (rule.shardable or isinstance(exchange, Replicated)):
             raise ValueError(
-                f"{ranks.who}: rule must be one that each rank can apply to a slice of the "
+                f"{who}: rule must be one that each rank can apply to a slice of the "
                 f"coordinates, found {rule.name}, which needs whole rows"
             )
-        self.rule, self.ranks, self.f, self.seed = rule, ranks, f, seed
+        self.rule, self.exchange, self.f, self.seed = rule, exchange, f, seed
         # Only distances tell which rows of an estimator, or of a coordinate-wise rule, are no rows.
         self.distances = distances or f is not None
         self.specification = specification(rule)
-
-    def columns(self, counts: Sequence[int]) -> SharedColumns:
-        """Who holds the columns, where rank r has ``counts[r]`` of them."""
-        return SharedColumns(self.ranks, counts)
 
     def step(
         self, rows: Tensor, state: State, columns: Shards, *, distances: bool | None = None
@@ -75,13 +71,13 @@ class ShardedRule:
             TooManyRejectedError, ValueError: as the rule's, on every rank alike.
         """
         measured = self.distances if distances is None else distances
-        draw = generator(self.seed, "robust all-reduce", self.ranks.step)
+        draw = generator(self.seed, "robust all-reduce", self.exchange.ranks.step)
         if not isinstance(self.rule, Estimator):
             return self.rule._explain(rows, draw, distances=measured, shards=columns), state
         return self.rule.explain(
             rows,
             state or self.rule.init(rows[0]),
-            senders=range(self.ranks.size),
+            senders=range(len(rows)),
             generator=draw,
             distances=measured,
             shards=columns,
@@ -90,4 +86,4 @@ class ShardedRule:
     def check_rejected(self, rejected: Sequence[int]) -> None:
         """Raise :class:`~robust_agg.TooManyRejectedError` where more than f rows are rejected."""
         if self.f is not None:
-            check_rejected(self.ranks.who, len(rejected), self.f, self.ranks.size)
+            check_rejected(self.exchange.ranks.who, len(rejected), self.f, self.exchange.n)
