@@ -97,7 +97,7 @@ class RobustHook:
 
     def __init__(self, sharded: ShardedRule, scaler: torch.amp.GradScaler | None) -> None:
         self._sharded, self._scaler = sharded, scaler
-        self._exchange, self._ranks = sharded.exchange, sharded.exchange.ranks
+        self._exchange, self.ranks = sharded.exchange, sharded.exchange.ranks
         self._parts = Parts(sharded)
         self._buckets: list[_Bucket] = []
         self._agreed = False
@@ -105,7 +105,7 @@ class RobustHook:
     @property
     def step(self) -> int:
         """How many steps are done; one with accumulated gradients is one."""
-        return self._ranks.step
+        return self.ranks.step
 
     @property
     def explanation(self) -> Explanation | None:
@@ -139,7 +139,7 @@ class RobustHook:
         if not self._agreed:
             # DDP has compared the shapes, and no rank changes its rule later.
             rule = digest(self._sharded.specification)
-            self._ranks.agree([rule], rule_in_words)
+            self.ranks.agree([rule], rule_in_words)
             self._agreed = True
         self._buckets = []
         self._parts.begin(1.0 if self._scaler is None else self._scaler.get_scale())
@@ -166,11 +166,11 @@ class RobustHook:
             failed, outputs = True, []
         for bucket, output in zip(buckets, outputs, strict=False):
             self._collect(bucket, output)
-        self._ranks.step += 1
+        self.ranks.step += 1
         for bucket in buckets:
             if failed or bucket.found is None:
                 inf = torch.full((bucket.d,), torch.inf, dtype=bucket.dtype)
-                bucket.future.set_result(inf.to(self._ranks.device))
+                bucket.future.set_result(inf.to(self.ranks.device))
             else:
                 bucket.future.set_result(bucket.found.result())
 

@@ -259,5 +259,5 @@ def _mean(rows: Tensor) -> Tensor:
 
 def _digest(row: Tensor) -> Tensor:
     """The SHA-256 of a row's bytes, as four numbers of 64 bits."""
-    raw = memoryview(row.detach().cpu().contiguous().view(torch.uint8).numpy())
+    raw = row.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes()
     return torch.frombuffer(bytearray(hashlib.sha256(raw).digest()), dtype=torch.int64)

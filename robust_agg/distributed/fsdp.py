@@ -66,8 +66,8 @@ class RobustFSDP:
         distances: bool = False,
         name: str = "RobustFSDP",
     ) -> None:
-        self._ranks = Ranks(_group_of(model, name), who=name, timeout=timeout)
-        sharded = ShardedRule(rule, Sharded(self._ranks), f=f, seed=seed, distances=distances)
+        self.ranks = Ranks(_group_of(model, name), who=name, timeout=timeout)
+        sharded = ShardedRule(rule, Sharded(self.ranks), f=f, seed=seed, distances=distances)
         self._parts = Parts(sharded)
         self._specification = digest(sharded.specification)
         self._agreed = self._under_way = False
@@ -83,7 +83,7 @@ class RobustFSDP:
     @property
     def step(self) -> int:
         """How many steps are done."""
-        return self._ranks.step
+        return self.ranks.step
 
     @property
     def explanation(self) -> Explanation | None:
@@ -100,12 +100,12 @@ class RobustFSDP:
         """
         if not self._under_way:
             if not self._agreed:
-                self._ranks.agree([self._specification], rule_in_words)
+                self.ranks.agree([self._specification], rule_in_words)
                 self._agreed = True
             self._parts.begin()
             self._answers, self._under_way = [], True
-        n, k = self._ranks.size, answer.numel()
-        rows = self._ranks.exchange(vector, [k] * n).result()
+        n, k = self.ranks.size, answer.numel()
+        rows = self.ranks.exchange(vector, [k] * n).result()
         output = self._parts.add(parameters, rows, [k] * n)
         if output is None:
             self._answers.append((parameters, answer))
@@ -129,9 +129,9 @@ class RobustFSDP:
         self._under_way = False
         answers, self._answers = self._answers, []
         for (parameters, answer), output in zip(answers, self._parts.finish(), strict=True):
-            _check_aliases(self._ranks.who, parameters, answer)
+            _check_aliases(self.ranks.who, parameters, answer)
             answer.copy_(narrowed(output, answer.dtype))
-        self._ranks.step += 1
+        self.ranks.step += 1
 
 
 class _Exchange:

@@ -67,8 +67,13 @@ class Ranks:
         if self.rank < 0:
             raise ValueError(f"{who}: group must have this process, found one without it")
         self.device = torch.device("cuda" if dist.get_backend(self.group) == "nccl" else "cpu")
-        self._roll = RollCall(f"{self.group.group_name}/{who}", self.rank, self.size)
+        device = f"cuda:{torch.cuda.current_device()}" if self.device.type == "cuda" else "cpu"
+        self._roll = RollCall(f"{self.group.group_name}/{who}", self.rank, self.size, device)
         self.step = 0
+
+    def place(self, rank: int) -> str:
+        """``rank 3 (host, pid 17, cuda:1)``, as far as that is known."""
+        return self._roll.describe(rank)
 
     def wait(self, work: dist.Work, what: str) -> None:
         """Until a collective is done.

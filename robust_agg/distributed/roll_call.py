@@ -24,12 +24,14 @@ class RollCall:
         name: of the group and what it does, the same on its ranks and on no others.
         rank: of this process in the group.
         size: of the group.
+        device: where the rank's tensors are, for whoever looks for the machine.
     """
 
-    def __init__(self, name: str, rank: int, size: int) -> None:
+    def __init__(self, name: str, rank: int, size: int, device: str) -> None:
         self._store = store_of_the_world(f"robust_agg/{name}")
         self._rank, self._size = rank, size
-        self._store.set(f"host/{rank}", f"{socket.gethostname()}, pid {os.getpid()}")
+        place = f"{socket.gethostname()}, pid {os.getpid()}, {device}"
+        self._store.set(f"host/{rank}", place)
 
     def failed(self, step: int) -> bool:
         """Whether some rank has failed in this step."""
@@ -56,7 +58,7 @@ class RollCall:
         return tuple(others)
 
     def describe(self, rank: int) -> str:
-        """``rank 3 (host, pid 17)``, as far as that is known."""
+        """``rank 3 (host, pid 17, cuda:1)``, as far as that is known."""
         try:
             key = f"host/{rank}"
             place = self._store.get(key).decode() if self._store.check([key]) else "unknown host"
