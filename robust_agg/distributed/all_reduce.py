@@ -20,7 +20,7 @@ from robust_agg.distributed.exchanges import Trust, exchange
 from robust_agg.distributed.header import Header, check_usable
 from robust_agg.distributed.layout import Layout, narrowed, side_by_side
 from robust_agg.distributed.sharded_rule import ShardedRule
-from robust_agg.errors import as_integer
+from robust_agg.errors import as_integer, shown
 from robust_agg.online.estimator import ESTIMATE, Estimator
 from robust_agg.types import State
 
@@ -145,6 +145,8 @@ class RobustAllReduce:
         self._sharded = ShardedRule(rule, self._exchange, f=f, seed=seed, distances=distances)
         self.explanation: Explanation | None = None
         self._layout: Layout | None = None
+        self._rooms: Sequence[Tensor | None] = ()
+        # Where the last rows were, for the next.
         self._state: State = {}
         self._loaded: State = {}
 
@@ -154,28 +156,44 @@ class RobustAllReduce:
         return self.ranks.step
 
     @overload
-    def __call__(self, tensor: Tensor) -> Tensor: ...
+    def __call__(self, tensor: Tensor, *, out: Tensor | None = None) -> Tensor: ...
 
     @overload
     def __call__(self, tensor: Sequence[Tensor]) -> list[Tensor]: ...
 
-    def __call__(self, tensor: Tensor | Sequence[Tensor]) -> Tensor | list[Tensor]:
+    def __call__(
+        self, tensor: Tensor | Sequence[Tensor], *, out: Tensor | None = None
+    ) -> Tensor | list[Tensor]:
         """The aggregate of all ranks' tensors; arguments and errors of :func:`robust_all_reduce`.
 
         A step that raises, but by ``RankError``, leaves the state as it was, and may be done again.
+
+        Args:
+            tensor: this rank's row.
+            out: where the result goes: a dense tensor of the same shape, dtype and device, which
+                may be ``tensor``. Fresh memory if None.
         """
         tensors = [tensor] if isinstance(tensor, Tensor) else list(tensor)
-        header = Header.of(tensors, step=self.step, rule=self._sharded.specification)
+        fits = out is None or _fits(out, tensor)
+        header = Header.of(tensors, step=self.step, rule=self._sharded.specification, usable=fits)
         self.ranks.agree(header, lambda numbers: Header(*numbers).words)
-        layout = check_usable(self.ranks.who, tensors)
+        layout = check_usable(self.ranks.who, tensors, device=self.ranks.device)
+        if not fits:
+            raise ValueError(
+                f"{self.ranks.who}: out must be a contiguous tensor of tensor's shape, dtype and "
+                f"device, found {shown(out)}"
+            )
         self._settle(layout)
-        pending = [self._exchange.rows(vector) for vector in layout.flatten(tensors)]
-        rows = side_by_side([rows.result() for rows in pending], layout.dtype)
+        vectors = layout.flatten(tensors)
+        rooms = self._rooms if len(self._rooms) == len(vectors) else [None] * len(vectors)
+        pending = [self._exchange.rows(*pair) for pair in zip(vectors, rooms, strict=True)]
+        arrived = [rows.result() for rows in pending]
+        rows, self._rooms = side_by_side(arrived, layout.dtype), arrived
         of_kinds = [self._exchange.counts(length) for length in layout.lengths]
         columns = self._exchange.columns([sum(counts) for counts in zip(*of_kinds, strict=True)])
         why, state = self._sharded.step(rows, self._state, columns)
         self._sharded.check_rejected(why.rejected)
-        found = layout.unflatten(self._whole(why.output, layout, layout.kinds))
+        found = layout.unflatten(self._whole(why.output, layout, layout.kinds, out))
         self.explanation, self._layout, self._state = why, layout, state
         self.ranks.step += 1
         return found[0] if isinstance(tensor, Tensor) else found
@@ -201,13 +219,19 @@ class RobustAllReduce:
             own = side_by_side([self._exchange.own(part)[None] for part in parts], whole.dtype)
             self._state, self._loaded = {**self._loaded, ESTIMATE: own[0].clone()}, {}
 
-    def _whole(self, own: Tensor, layout: Layout, dtypes: Sequence[torch.dtype]) -> list[Tensor]:
+    def _whole(
+        self,
+        own: Tensor,
+        layout: Layout,
+        dtypes: Sequence[torch.dtype],
+        out: Tensor | None = None,
+    ) -> list[Tensor]:
         """The vectors of each kind, of which ``own`` has this rank's columns side by side."""
         rank = self.ranks.rank
         widths = [self._exchange.counts(length)[rank] for length in layout.lengths]
         pieces = torch.split(own[: sum(widths)], widths)
         pending = [
-            self._exchange.whole(narrowed(piece, dtype), length)
+            self._exchange.whole(narrowed(piece, dtype), length, out)
             for piece, dtype, length in zip(pieces, dtypes, layout.lengths, strict=True)
         ]
         return [vector.result() for vector in pending]
@@ -244,3 +268,12 @@ class RobustAllReduce:
             name: value.to(device) if name == ESTIMATE else value
             for name, value in tree["estimator"].items()
         }
+
+
+def _fits(out: object, tensor: object) -> bool:
+    return (
+        isinstance(out, Tensor)
+        and isinstance(tensor, Tensor)
+        and (out.shape, out.dtype, out.device) == (tensor.shape, tensor.dtype, tensor.device)
+        and out.is_contiguous()
+    )

@@ -19,8 +19,9 @@ from torch.futures import Future
 
 from robust_agg.aggregator import Aggregator, Explanation
 from robust_agg.distributed.all_reduce import TIMEOUT
-from robust_agg.distributed.exchanges import Later, Trust, exchange
+from robust_agg.distributed.exchanges import Trust, exchange
 from robust_agg.distributed.header import digest, rule_in_words
+from robust_agg.distributed.later import Later
 from robust_agg.distributed.layout import narrowed
 from robust_agg.distributed.parts import Parts
 from robust_agg.distributed.sharded_rule import ShardedRule

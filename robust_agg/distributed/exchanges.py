@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
-from typing import Literal, Protocol
+from collections.abc import Sequence
+from typing import Literal
 
 import torch
 import torch.distributed as dist
@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.distributed.device_mesh import init_device_mesh
 
 from robust_agg.distributed.errors import EquivocationError
+from robust_agg.distributed.later import Here, Later, Then
 from robust_agg.distributed.ranks import Ranks
 from robust_agg.distributed.shared import SharedColumns
 from robust_agg.distributed.slices import Slices
@@ -37,14 +38,6 @@ Neither withstands a rank that stalls, and the first none that lies within the c
 """
 
 
-class Later(Protocol):
-    """A tensor that is on its way."""
-
-    def result(self) -> Tensor:
-        """Wait for it."""
-        ...
-
-
 class Exchange(ABC):
     """How rows meet.
 
@@ -57,8 +50,12 @@ class Exchange(ABC):
     n: int
 
     @abstractmethod
-    def rows(self, vector: Tensor) -> Later:
-        """All rows, ``(n, k)``, in the columns of this rank; its own is ``vector`` ``(d,)``."""
+    def rows(self, vector: Tensor, room: Tensor | None = None) -> Later:
+        """All rows, ``(n, k)``, in the columns of this rank; its own is ``vector`` ``(d,)``.
+
+        They are in ``room``, if that is given and of their shape and dtype: fresh memory can take
+        longer to come by than the rows.
+        """
 
     @abstractmethod
     def counts(self, d: int) -> list[int]:
@@ -73,8 +70,8 @@ class Exchange(ABC):
         """This rank's columns ``(k,)`` of a vector ``(d,)``."""
 
     @abstractmethod
-    def whole(self, own: Tensor, d: int) -> Later:
-        """The vector ``(d,)`` of which every rank has its columns ``(k,)``."""
+    def whole(self, own: Tensor, d: int, out: Tensor | None = None) -> Later:
+        """The vector ``(d,)`` of which every rank has its columns; in ``out``, if it is given."""
 
 
 class Sharded(Exchange):
@@ -83,8 +80,8 @@ class Sharded(Exchange):
     def __init__(self, ranks: Ranks) -> None:
         self.ranks, self.n = ranks, ranks.size
 
-    def rows(self, vector: Tensor) -> Later:
-        return self.ranks.exchange(vector, self.counts(len(vector)))
+    def rows(self, vector: Tensor, room: Tensor | None = None) -> Later:
+        return self.ranks.exchange(vector, self.counts(len(vector)), room)
 
     def counts(self, d: int) -> list[int]:
         return Slices(d, self.n).sizes
@@ -95,8 +92,8 @@ class Sharded(Exchange):
     def own(self, vector: Tensor) -> Tensor:
         return vector[Slices(len(vector), self.n).of(self.ranks.rank)]
 
-    def whole(self, own: Tensor, d: int) -> Later:
-        return self.ranks.collect(own, Slices(d, self.n))
+    def whole(self, own: Tensor, d: int, out: Tensor | None = None) -> Later:
+        return self.ranks.collect(own, Slices(d, self.n), out)
 
 
 class Replicated(Exchange):
@@ -105,8 +102,8 @@ class Replicated(Exchange):
     def __init__(self, ranks: Ranks) -> None:
         self.ranks, self.n = ranks, ranks.size
 
-    def rows(self, vector: Tensor) -> Later:
-        return _Then(self.ranks.gather_later(vector, "the gathering of rows"), self._compared)
+    def rows(self, vector: Tensor, room: Tensor | None = None) -> Later:
+        return Then(self.ranks.gather_later(vector, "the gathering of rows"), self._compared)
 
     def _compared(self, rows: Tensor) -> Tensor:
         """The rows, if every rank has received the same.
@@ -137,8 +134,8 @@ class Replicated(Exchange):
     def own(self, vector: Tensor) -> Tensor:
         return vector
 
-    def whole(self, own: Tensor, d: int) -> Later:
-        return _Here(own)
+    def whole(self, own: Tensor, d: int, out: Tensor | None = None) -> Later:
+        return Here(own if out is None else out.copy_(own))
 
 
 class Grouped(Exchange):
@@ -175,16 +172,16 @@ class Grouped(Exchange):
             for name in ("across", "within")
         )
 
-    def rows(self, vector: Tensor) -> Later:
+    def rows(self, vector: Tensor, room: Tensor | None = None) -> Later:
         self._within.step = self._across.step = self.ranks.step
         size = self._within.size
         parts = self._within.exchange(vector, Slices(len(vector), size).sizes)
 
         def of_groups(parts: Tensor) -> Tensor:
             mean = _mean(parts)
-            return self._across.exchange(mean, Slices(len(mean), self.n).sizes).result()
+            return self._across.exchange(mean, Slices(len(mean), self.n).sizes, room).result()
 
-        return _Then(parts, of_groups)
+        return Then(parts, of_groups)
 
     def counts(self, d: int) -> list[int]:
         within = Slices(d, self._within.size)
@@ -199,14 +196,14 @@ class Grouped(Exchange):
         mine = vector[Slices(len(vector), self._within.size).of(self._within.rank)]
         return mine[Slices(len(mine), self.n).of(self._across.rank)]
 
-    def whole(self, own: Tensor, d: int) -> Later:
+    def whole(self, own: Tensor, d: int, out: Tensor | None = None) -> Later:
         within = Slices(d, self._within.size)
         across = Slices(within.size(self._within.rank), self.n)
 
         def of_all(mine: Tensor) -> Tensor:
-            return self._within.collect(mine, within).result()
+            return self._within.collect(mine, within, out).result()
 
-        return _Then(self._across.collect(own, across), of_all)
+        return Then(self._across.collect(own, across), of_all)
 
 
 def exchange(
@@ -229,26 +226,6 @@ def exchange(
     if trust != "sharded":
         raise ValueError(f"{who}: groups needs trust='sharded', found {trust!r}")
     return Grouped(ranks, groups)
-
-
-class _Then:
-    """A tensor that is made of another when that is there."""
-
-    def __init__(self, first: Later, then: Callable[[Tensor], Tensor]) -> None:
-        self._first, self._then = first, then
-
-    def result(self) -> Tensor:
-        return self._then(self._first.result())
-
-
-class _Here:
-    """A tensor that is there."""
-
-    def __init__(self, tensor: Tensor) -> None:
-        self._tensor = tensor
-
-    def result(self) -> Tensor:
-        return self._tensor
 
 
 def _mean(rows: Tensor) -> Tensor:

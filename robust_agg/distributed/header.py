@@ -36,9 +36,12 @@ class Header(NamedTuple):
     rule: int
 
     @classmethod
-    def of(cls, tensors: Sequence[object], *, step: int, rule: str) -> Header:
-        """That of whatever a rank was given; ``rule`` is the rule's specification."""
-        layout = layout_of(tensors)
+    def of(cls, tensors: Sequence[object], *, step: int, rule: str, usable: bool = True) -> Header:
+        """That of whatever a rank was given, which it may know to be unusable.
+
+        ``rule`` is the rule's specification.
+        """
+        layout = layout_of(tensors) if usable else None
         if layout is None:
             return cls(step, len(tensors), 0, _UNUSABLE, 0, digest(rule))
         text = repr((tuple(map(tuple, layout.shapes)), layout.dtypes))
@@ -77,13 +80,19 @@ def layout_of(tensors: Sequence[object]) -> Layout | None:
     return layout if layout.d else None
 
 
-def check_usable(who: str, tensors: Sequence[object]) -> Layout:
+def check_usable(who: str, tensors: Sequence[object], *, device: torch.device) -> Layout:
     """The tensors' layout.
 
     Raises:
-        ValueError: they are no rows.
+        ValueError: they are no rows, or elsewhere than where the group's collectives want them.
     """
     layout = layout_of(tensors)
+    places = {str(t.device) for t in tensors if isinstance(t, Tensor)}
+    if places and {torch.device(place).type for place in places} != {device.type}:
+        raise ValueError(
+            f"{who}: tensor must be on the group's device, {device.type}, "
+            f"found {', '.join(sorted(places))}"
+        )
     if layout is None:
         kinds = [
             f"{t.dtype}, {t.layout} of shape {tuple(t.shape)}"
