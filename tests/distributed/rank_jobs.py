@@ -10,6 +10,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from robust_agg import Aggregator, GeometricMedian
+from robust_agg.checkpoint import load_checkpoint, save_checkpoint
 from robust_agg.distributed import RobustAllReduce, robust_all_reduce
 from robust_agg.online.estimator import Estimator
 from robust_agg.weightings import geometric_median
@@ -81,7 +82,7 @@ def same_bytes(one: object, other: object) -> bool:
         return len(one) == len(other) and all(map(same_bytes, one, other))
     if isinstance(one, Exception):
         return type(one) is type(other) and str(one) == str(other)
-    return False
+    return bool(one == other)
 
 
 def median_by_passes(rows: Tensor) -> list[Any]:
@@ -94,4 +95,43 @@ def median_by_passes(rows: Tensor) -> list[Any]:
         geometric_median.GRAM_UP_TO = before
     assert reduction.explanation is not None
     assert reduction.explanation.solver is not None
-    return [found, Exception(reduction.explanation.solver.reason)]
+    return [found, reduction.explanation.solver.reason]
+
+
+def saving(
+    rule: Rule, steps: Sequence[Sequence[Given]], after: int, path: str
+) -> tuple[list[Given], Any]:
+    """All steps, and the state after some of them, which rank 0 writes to a file."""
+    reduction = RobustAllReduce(rule)
+    found = []
+    for number in range(len(steps) + 1):
+        if number == after:
+            tree = reduction.state_dict()
+        if number < len(steps):
+            found.append(reduction(own(steps[number])))
+    if dist.get_rank() == 0:
+        save_checkpoint(path, tree)
+    return found, tree
+
+
+def continued(rule: Rule, steps: Sequence[Sequence[Given]], path: str) -> list[Given]:
+    """The steps that follow on a state."""
+    reduction = RobustAllReduce(rule)
+    reduction.load_state_dict(load_checkpoint(path))
+    return [reduction(own(given)) for given in steps]
+
+
+def loaded(rule: Rule, path: str) -> Any:
+    """The state, as it is after it was loaded."""
+    reduction = RobustAllReduce(rule)
+    reduction.load_state_dict(load_checkpoint(path))
+    return reduction.state_dict()
+
+
+def refused_state(rule: Rule, rows: Sequence[Tensor], path: str) -> Exception | None:
+    """The error of a state that does not go with this rule and these rows."""
+    try:
+        continued(rule, [rows], path)
+    except ValueError as error:
+        return error
+    return None

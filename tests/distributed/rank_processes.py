@@ -11,7 +11,7 @@ import pickle
 import time
 from collections.abc import Callable, Collection
 from multiprocessing.connection import Connection, wait
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
@@ -25,6 +25,13 @@ _context.set_forkserver_preload(["torch", "torch.distributed"])
 
 class RankDiedError(Exception):
     """The process of a rank ended instead of answering."""
+
+
+class Answer(NamedTuple):
+    """What a job returned or, if so, raised."""
+
+    value: Any
+    raised: bool = False
 
 
 class RankGroup:
@@ -55,11 +62,11 @@ class RankGroup:
         Raises:
             Exception: what the job raised on the first rank on which it did.
         """
-        answers = self.outcomes(job, *arguments)
+        answers = self._ask(job, arguments, ())
         for answer in answers:
-            if isinstance(answer, Exception):
-                raise answer
-        return answers
+            if answer.raised:
+                raise answer.value
+        return [answer.value for answer in answers]
 
     def outcomes(
         self, job: Callable[..., Any], *arguments: Any, silent: Collection[int] = ()
@@ -74,15 +81,21 @@ class RankGroup:
         Raises:
             TimeoutError: a rank did not answer within the limit.
         """
+        return [answer.value for answer in self._ask(job, arguments, silent)]
+
+    def _ask(
+        self, job: Callable[..., Any], arguments: tuple[Any, ...], silent: Collection[int]
+    ) -> list[Answer]:
         if not self._processes:
             self._start()
         for pipe in self._pipes:
             pipe.send_bytes(pickle.dumps((job, arguments)))
         awaited = [rank for rank in range(self.size) if rank not in silent]
-        answers = dict.fromkeys(range(self.size), None) | self._answers(awaited)
-        if silent or any(isinstance(answer, Exception) for answer in answers.values()):
+        found = self._answers(awaited)
+        answers = [found.get(rank, Answer(None)) for rank in range(self.size)]
+        if silent or any(answer.raised for answer in answers):
             self.close()
-        return list(answers.values())
+        return answers
 
     def close(self) -> None:
         """Kill all processes, whatever they are doing; a stopped one would not hear anything else.
@@ -105,14 +118,14 @@ class RankGroup:
             theirs.close()  # or nobody would be told that the process died
             self._processes.append(process)
             self._pipes.append(ours)
-        port = self._answers([0])[0]
+        port = self._answers([0])[0].value
         for pipe in self._pipes[1:]:
             pipe.send_bytes(pickle.dumps(port))
         self._answers(range(self.size))
 
-    def _answers(self, ranks: Collection[int]) -> dict[int, Any]:
-        """What these ranks send next, in order of the ranks."""
-        found: dict[int, Any] = {}
+    def _answers(self, ranks: Collection[int]) -> dict[int, Answer]:
+        """What these ranks send next."""
+        found: dict[int, Answer] = {}
         end = time.monotonic() + self.limit
         while len(found) < len(ranks):
             missing = {self._pipes[rank]: rank for rank in ranks if rank not in found}
@@ -126,14 +139,19 @@ class RankGroup:
             for pipe in ready:
                 assert isinstance(pipe, Connection)
                 found[missing[pipe]] = _received(pipe)
-        return {rank: found[rank] for rank in ranks}
+        return found
 
 
-def _received(pipe: Connection) -> Any:
+def _received(pipe: Connection) -> Answer:
     try:
-        return pickle.loads(pipe.recv_bytes())
+        return Answer(*pickle.loads(pipe.recv_bytes()))
     except (EOFError, ConnectionResetError):
-        return RankDiedError("the process ended")
+        return Answer(RankDiedError("the process ended"), raised=True)
+
+
+def _send(pipe: Connection, value: object, *, raised: bool = False) -> None:
+    """Bytes of a plain pickle: torch's own would leave tensors in memory of this process."""
+    pipe.send_bytes(pickle.dumps((value, raised)))
 
 
 class RankGroups:
@@ -155,26 +173,23 @@ class RankGroups:
 
 
 def _serve(pipe: Connection, rank: int, size: int) -> None:
-    """A rank's process: joins the group, then does jobs until nobody is left to send any.
-
-    Bytes of plain pickles go through the pipe: the tensors of torch's own would be in memory that
-    is shared with a process that a test kills.
-    """
+    """A rank's process: joins the group, then does jobs until nobody is left to send any."""
     torch.set_num_threads(1)
     if rank == 0:  # holds the store, at a port that is free
         store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
-        pipe.send_bytes(pickle.dumps(store.port))
+        _send(pipe, store.port)
     else:
         store = dist.TCPStore("127.0.0.1", pickle.loads(pipe.recv_bytes()), is_master=False)
     dist.init_process_group("gloo", store=store, rank=rank, world_size=size)
-    pipe.send_bytes(pickle.dumps(os.getpid()))
+    _send(pipe, "ready")
     while True:
         try:
             job, arguments = pickle.loads(pipe.recv_bytes())
         except EOFError:
             os._exit(0)
         try:
-            answer = job(*arguments)
+            value = job(*arguments)
         except Exception as error:
-            answer = error
-        pipe.send_bytes(pickle.dumps(answer))
+            _send(pipe, error, raised=True)
+        else:
+            _send(pipe, value)
