@@ -8,7 +8,7 @@ acts on the slice; what it must know of whole rows (a Gram matrix, distances) it
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, overload
 
 import torch
@@ -120,6 +120,8 @@ class RobustAllReduce:
         self.ranks = Ranks(group, who=name, timeout=timeout)
         self._sharded = ShardedRule(rule, self.ranks, f=f, seed=seed, distances=distances)
         self._specification = specification(rule)
+        # Of all that ranks must have alike, or their collectives or their draws would not.
+        self._asked = f"{self._specification}, f={f}, seed={seed}, distances={distances}"
         self._layout: Layout | None = None
         self._loaded: State = {}
 
@@ -147,8 +149,8 @@ class RobustAllReduce:
 
         A step that raises, but by ``RankError``, leaves the state as it was, and may be done again.
         """
-        tensors = [tensor] if isinstance(tensor, Tensor) else list(tensor)
-        header = Header.of(tensors, step=self.step, rule=self._specification)
+        tensors = _listed(tensor)
+        header = Header.of(tensors, step=self.step, rule=self._asked)
         self.ranks.agree(header, lambda numbers: Header(*numbers).words)
         layout = check_usable(self.ranks.who, tensors)
         self._settle(layout)
@@ -236,6 +238,13 @@ class RobustAllReduce:
             name: value.to(device) if name == ESTIMATE else value
             for name, value in tree["estimator"].items()
         }
+
+
+def _listed(given: object) -> list[Any]:
+    """What is no tensor too: that is for all ranks to learn before it is refused."""
+    if isinstance(given, Tensor) or not isinstance(given, Iterable):
+        return [given]
+    return list(given)
 
 
 def _narrowed(piece: Tensor, dtype: torch.dtype) -> Tensor:

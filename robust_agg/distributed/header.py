@@ -25,7 +25,7 @@ class Header(NamedTuple):
         numbers: how many numbers they have in all.
         dtype: a code for the narrowest dtype that holds them; -1 where they are no rows.
         layout: a digest of all shapes and dtypes.
-        rule: a digest of the rule and its parameters.
+        rule: a digest of the rule, its parameters and the options that it is used with.
     """
 
     step: int
@@ -37,7 +37,7 @@ class Header(NamedTuple):
 
     @classmethod
     def of(cls, tensors: Sequence[object], *, step: int, rule: str) -> Header:
-        """That of whatever a rank was given; ``rule`` is the rule's specification."""
+        """That of whatever a rank was given; ``rule`` says which rule."""
         layout = layout_of(tensors)
         if layout is None:
             return cls(step, len(tensors), 0, _UNUSABLE, 0, digest(rule))

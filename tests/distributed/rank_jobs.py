@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import os
+import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from robust_agg import Aggregator, GeometricMedian
+from robust_agg import Aggregator, Divergence, Explanation, GeometricMedian, Invariance, Mean
+from robust_agg.aggregator import Weighing, Weighted
 from robust_agg.checkpoint import load_checkpoint, save_checkpoint
 from robust_agg.distributed import RobustAllReduce, robust_all_reduce
 from robust_agg.online.estimator import Estimator
+from robust_agg.shards import WHOLE, Shards
+from robust_agg.span import Geometry
 from robust_agg.weightings import geometric_median
 
 Rule = Aggregator | Estimator
@@ -135,3 +141,129 @@ def refused_state(rule: Rule, rows: Sequence[Tensor], path: str) -> Exception | 
     except ValueError as error:
         return error
     return None
+
+
+def refused(by_rank: Sequence[tuple[Rule, Any, dict[str, Any]]]) -> tuple[Exception | None, Given]:
+    """The error of what this rank asks for, and that the ranks go on together after it."""
+    rule, given, options = own(by_rank)
+    found = None
+    try:
+        RobustAllReduce(rule, timeout=20, **options)(given)
+    except (ValueError, TypeError) as error:
+        found = error
+    return found, robust_all_reduce(torch.tensor([float(dist.get_rank())]), Mean(), timeout=20)
+
+
+def refused_timeout(timeout: Any) -> Exception | None:
+    try:
+        robust_all_reduce(torch.zeros(1), Mean(), timeout=timeout)
+    except ValueError as error:
+        return error
+    return None
+
+
+def outside(members: list[int]) -> Exception | None:
+    """The error of a process that is not of the group whose rows it asks for."""
+    group = dist.new_group(members)
+    try:
+        robust_all_reduce(torch.zeros(1), Mean(), group, timeout=20)
+    except ValueError as error:
+        return error
+    return None
+
+
+@dataclass(frozen=True)
+class Second(Aggregator):
+    """The row of rank 1: a rule of one's own that says nothing of columns."""
+
+    @property
+    def invariances(self) -> frozenset[Invariance]:
+        return frozenset()
+
+    def check(self, n: int) -> None:
+        pass
+
+    def max_rejected(self, n: int) -> int:
+        return 0
+
+    def _explain(
+        self,
+        rows: Tensor,
+        generator: torch.Generator | None,
+        *,
+        distances: bool,
+        shards: Shards = WHOLE,
+    ) -> Explanation:
+        return Explanation(output=rows[1].clone(), distances=torch.empty(0))
+
+
+@dataclass(frozen=True)
+class Nearest(Weighted):
+    """The row nearest to all others: a weighted rule of one's own, which is its weights."""
+
+    @property
+    def invariances(self) -> frozenset[Invariance]:
+        return frozenset(Invariance)
+
+    def check(self, n: int) -> None:
+        pass
+
+    def max_rejected(self, n: int) -> int:
+        return 0
+
+    def weigh(self, geometry: Geometry, generator: torch.Generator | None) -> Weighing:
+        weights = torch.zeros(len(geometry), dtype=torch.float64)
+        weights[geometry.squared_distances.sqrt().sum(dim=0).argmin()] = 1
+        return Weighing(weights)
+
+
+class Halfway(Divergence):
+    """``½‖v‖²`` as one would write it oneself; ``separable`` says that coordinates are alone."""
+
+    invariances = frozenset(Invariance)
+    separable = True
+
+    def prox(self, row: Tensor, m: Tensor, tau: float) -> Tensor:
+        return (m + tau * row) / (1 + tau)
+
+    def subgradient(self, row: Tensor, m: Tensor) -> Tensor:
+        return m - row
+
+
+class Together(Halfway):
+    """A divergence that does not say so."""
+
+    separable = False
+
+
+def struck(
+    rule: Rule,
+    steps: Sequence[Sequence[Given]],
+    victim: int,
+    place: str,
+    fault: int,
+    timeout: float,
+) -> list[Given]:
+    """All steps, but that a signal reaches one rank at a place of the last one."""
+    reduction = RobustAllReduce(rule, timeout=timeout)
+    found = [reduction(own(given)) for given in steps[:-1]]
+    if dist.get_rank() == victim:
+
+        def strike(*_: object) -> None:
+            os.kill(os.getpid(), fault)
+
+        if place == "before the step":
+            strike()
+        setattr(reduction.ranks, place, strike)
+    return [*found, reduction(own(steps[-1]))]
+
+
+def late(rule: Rule, rows: Sequence[Tensor], rank: int, seconds: float, timeout: float) -> Given:
+    if dist.get_rank() == rank:
+        time.sleep(seconds)
+    return RobustAllReduce(rule, timeout=timeout)(own(rows))
+
+
+def hung(rank: int) -> None:
+    if dist.get_rank() == rank:
+        time.sleep(3600)
