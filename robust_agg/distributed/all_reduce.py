@@ -8,7 +8,7 @@ acts on the slice; what it must know of whole rows (a Gram matrix, distances) it
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, overload
 
 import torch
@@ -173,9 +173,9 @@ class RobustAllReduce:
             out: where the result goes: a dense tensor of the same shape, dtype and device, which
                 may be ``tensor``. Fresh memory if None.
         """
-        tensors = [tensor] if isinstance(tensor, Tensor) else list(tensor)
+        tensors = _listed(tensor)
         fits = out is None or _fits(out, tensor)
-        header = Header.of(tensors, step=self.step, rule=self._sharded.specification, usable=fits)
+        header = Header.of(tensors, step=self.step, rule=self._sharded.asked, usable=fits)
         self.ranks.agree(header, lambda numbers: Header(*numbers).words)
         layout = check_usable(self.ranks.who, tensors, device=self.ranks.device)
         if not fits:
@@ -189,11 +189,12 @@ class RobustAllReduce:
         pending = [self._exchange.rows(*pair) for pair in zip(vectors, rooms, strict=True)]
         arrived = [rows.result() for rows in pending]
         rows, self._rooms = side_by_side(arrived, layout.dtype), arrived
+        flat = None if out is None else out.view(-1)
         of_kinds = [self._exchange.counts(length) for length in layout.lengths]
         columns = self._exchange.columns([sum(counts) for counts in zip(*of_kinds, strict=True)])
         why, state = self._sharded.step(rows, self._state, columns)
         self._sharded.check_rejected(why.rejected)
-        found = layout.unflatten(self._whole(why.output, layout, layout.kinds, out))
+        found = layout.unflatten(self._whole(why.output, layout, layout.kinds, flat))
         self.explanation, self._layout, self._state = why, layout, state
         self.ranks.step += 1
         return found[0] if isinstance(tensor, Tensor) else found
@@ -268,6 +269,13 @@ class RobustAllReduce:
             name: value.to(device) if name == ESTIMATE else value
             for name, value in tree["estimator"].items()
         }
+
+
+def _listed(given: object) -> list[Any]:
+    """What is no tensor too: that is for all ranks to learn before it is refused."""
+    if isinstance(given, Tensor) or not isinstance(given, Iterable):
+        return [given]
+    return list(given)
 
 
 def _fits(out: object, tensor: object) -> bool:

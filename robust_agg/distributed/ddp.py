@@ -139,7 +139,7 @@ class RobustHook:
     def _begin(self) -> None:
         if not self._agreed:
             # DDP has compared the shapes, and no rank changes its rule later.
-            rule = digest(self._sharded.specification)
+            rule = digest(self._sharded.asked)
             self.ranks.agree([rule], rule_in_words)
             self._agreed = True
         self._buckets = []

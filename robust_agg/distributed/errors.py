@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 
 class RankError(RuntimeError):
     """A rank is gone, stalled or unreachable in the middle of a step.
@@ -16,6 +18,10 @@ class RankError(RuntimeError):
         super().__init__(text)
         self.ranks = ranks
         self.step = step
+
+    def __reduce__(self) -> tuple[partial[RankError], tuple[object, ...]]:
+        # Exceptions are rebuilt from their positional arguments, which are not all of this one's.
+        return partial(RankError, ranks=self.ranks, step=self.step), self.args
 
 
 class DisagreementError(ValueError):

@@ -69,7 +69,7 @@ class RobustFSDP:
         self.ranks = Ranks(_group_of(model, name), who=name, timeout=timeout)
         sharded = ShardedRule(rule, Sharded(self.ranks), f=f, seed=seed, distances=distances)
         self._parts = Parts(sharded)
-        self._specification = digest(sharded.specification)
+        self._specification = digest(sharded.asked)
         self._agreed = self._under_way = False
         self._answers: list[tuple[tuple[Tensor, ...], Tensor]] = []
         for module in model.modules():

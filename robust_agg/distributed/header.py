@@ -25,7 +25,7 @@ class Header(NamedTuple):
         numbers: how many numbers they have in all.
         dtype: a code for the narrowest dtype that holds them; -1 where they are no rows.
         layout: a digest of all shapes and dtypes.
-        rule: a digest of the rule and its parameters.
+        rule: a digest of the rule, its parameters and the options that it is used with.
     """
 
     step: int
@@ -39,7 +39,7 @@ class Header(NamedTuple):
     def of(cls, tensors: Sequence[object], *, step: int, rule: str, usable: bool = True) -> Header:
         """That of whatever a rank was given, which it may know to be unusable.
 
-        ``rule`` is the rule's specification.
+        ``rule`` says which rule.
         """
         layout = layout_of(tensors) if usable else None
         if layout is None:

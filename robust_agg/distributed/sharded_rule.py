@@ -29,6 +29,8 @@ class ShardedRule:
 
     Attributes:
         specification: of the rule and its parameters.
+        asked: the same with all else that ranks must have alike, or their collectives or their
+            draws would not be.
 
     Raises:
         ConstraintError, ValueError: the rule cannot be sharded, or does not go with n and f.
@@ -54,6 +56,7 @@ class ShardedRule:
         # Only distances tell which rows of an estimator, or of a coordinate-wise rule, are no rows.
         self.distances = distances or f is not None
         self.specification = specification(rule)
+        self.asked = f"{self.specification}, f={f}, seed={seed}, distances={distances}"
 
     def step(
         self, rows: Tensor, state: State, columns: Shards, *, distances: bool | None = None

@@ -89,8 +89,8 @@ class Squared(Radial):
         share = _share(tau, method)
         if len(rows) == 1 and share <= 1:
             # ‖g - m‖₂ is not needed, only that it is a number: which the largest entries can tell.
-            reach = kernels.largest(rows) + kernels.largest(m)
-            if reach * m.numel() ** 0.5 <= too_far(m.dtype):
+            reach = shards.largest(kernels.largest(rows) + kernels.largest(m))
+            if reach * shards.columns(m.numel()) ** 0.5 <= too_far(m.dtype):
                 moved = torch.lerp(m, rows[0].to(m.dtype), share)
                 return moved, torch.full((1,), share, dtype=torch.float64, device="cpu")
         return super().averaged(rows, m, tau, method, gaps, shards=shards)
