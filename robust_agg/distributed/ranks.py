@@ -81,12 +81,14 @@ class Ranks:
             return
         end = time.monotonic() + self.timeout
         while True:
+            # Asked before the wait: what ends just after a wait was given up may have ended well.
+            ended = work.is_completed()
             try:
                 work.wait(min(_LOOK, timedelta(seconds=self.timeout)))
                 return
             except RuntimeError as error:
                 late = time.monotonic() >= end
-                if work.is_completed() or late or self._roll.failed(self.step):
+                if ended or late or self._roll.failed(self.step):
                     raise self._gone(what, late=late) from error
 
     def _gone(self, what: str, *, late: bool) -> RankError:

@@ -9,9 +9,15 @@ from __future__ import annotations
 
 import os
 import socket
+import threading
 import time
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import TypeVar
 
 from robust_agg.torch_compat import store_of_the_world
+
+Answer = TypeVar("Answer")
 
 GRACE = 2.0
 """Seconds in which ranks that are alive notice that others have failed, and say so."""
@@ -29,14 +35,17 @@ class RollCall:
     def __init__(self, name: str, rank: int, size: int) -> None:
         self._store = store_of_the_world(f"robust_agg/{name}")
         self._rank, self._size = rank, size
+        self._asking: threading.Thread | None = None
         self._store.set(f"host/{rank}", f"{socket.gethostname()}, pid {os.getpid()}")
 
     def failed(self, step: int) -> bool:
-        """Whether some rank has failed in this step."""
+        """Whether some rank has failed in this step, as far as the store tells."""
         try:
-            return self._store.check([f"failed/{step}"])
+            return self._ask(lambda: self._store.check([f"failed/{step}"]))
         except RuntimeError:  # the store is gone: so is the process that held it
             return True
+        except TimeoutError:  # that process is stopped, or only late
+            return False
 
     def absent(self, step: int) -> tuple[int, ...]:
         """Say that this rank has failed, and wait for the others: those that say nothing.
@@ -44,22 +53,59 @@ class RollCall:
         Empty where all answer, or where the store itself does not.
         """
         others = [rank for rank in range(self._size) if rank != self._rank]
-        try:
+
+        def say() -> None:
             self._store.set(f"failed/{step}", "")
             self._store.set(f"failed/{step}/{self._rank}", "")
+
+        def silent() -> list[int]:
+            return [r for r in others if not self._store.check([f"failed/{step}/{r}"])]
+
+        try:
+            self._ask(say)
             end = time.monotonic() + GRACE
             while others and time.monotonic() < end:
-                others = [r for r in others if not self._store.check([f"failed/{step}/{r}"])]
+                others = self._ask(silent)
                 time.sleep(0.02)
-        except RuntimeError:
+        except (RuntimeError, TimeoutError):
             return ()
         return tuple(others)
 
     def describe(self, rank: int) -> str:
         """``rank 3 (host, pid 17)``, as far as that is known."""
+        key = f"host/{rank}"
+
+        def place() -> str:
+            known = self._store.check([key])
+            return self._store.get(key).decode() if known else "unknown host"
+
         try:
-            key = f"host/{rank}"
-            place = self._store.get(key).decode() if self._store.check([key]) else "unknown host"
-        except RuntimeError:
-            place = "unknown host"
-        return f"rank {rank} ({place})"
+            return f"rank {rank} ({self._ask(place)})"
+        except (RuntimeError, TimeoutError):
+            return f"rank {rank} (unknown host)"
+
+    def _ask(self, query: Callable[[], Answer]) -> Answer:
+        """What the store answers.
+
+        In a thread, for nothing ends the wait for a store whose process is stopped; that thread is
+        left behind, and no second one while it waits.
+
+        Raises:
+            RuntimeError: the store is gone.
+            TimeoutError: it does not answer within ``GRACE`` seconds.
+        """
+        if self._asking is not None and self._asking.is_alive():
+            self._asking.join(GRACE)
+            if self._asking.is_alive():
+                raise TimeoutError
+        answer: Future[Answer] = Future()
+
+        def ask() -> None:
+            try:
+                answer.set_result(query())
+            except RuntimeError as error:
+                answer.set_exception(error)
+
+        self._asking = threading.Thread(target=ask, daemon=True)
+        self._asking.start()
+        return answer.result(GRACE)
