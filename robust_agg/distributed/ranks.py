@@ -13,7 +13,7 @@ from torch import Tensor
 
 from robust_agg.distributed.errors import DisagreementError, RankError
 from robust_agg.distributed.later import Later, Then
-from robust_agg.distributed.roll_call import RollCall, StoreGoneError
+from robust_agg.distributed.roll_call import RollCall
 from robust_agg.distributed.slices import Slices
 from robust_agg.errors import check_positive
 from robust_agg.torch_compat import all_gather_single, default_group
@@ -97,20 +97,19 @@ class Ranks:
             return
         end = time.monotonic() + self.timeout
         while True:
+            # Asked before the wait: what ends just after a wait was given up may have ended well.
+            ended = work.is_completed()
             try:
                 work.wait(min(_LOOK, timedelta(seconds=self.timeout)))
                 return
             except RuntimeError as error:
                 late = time.monotonic() >= end
-                if work.is_completed() or late or self._roll.failed(self.step):
+                if ended or late or self._roll.failed(self.step):
                     raise self._gone(what, late=late) from error
 
     def _gone(self, what: str, *, late: bool) -> RankError:
-        try:
-            absent = self._roll.absent(self.step)
-            named = ", ".join(map(self._roll.describe, absent)) or "a rank that is not known"
-        except StoreGoneError:
-            absent, named = (), "the process that holds the group's store"
+        absent = self._roll.absent(self.step)
+        named = ", ".join(map(self._roll.describe, absent)) or "a rank that is not known"
         why = f" within {self.timeout:g} s" if late else ""
         return RankError(
             f"{self.who}: step {self.step}: {what} did not end{why}: {named} did not answer",

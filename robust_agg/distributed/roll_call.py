@@ -8,23 +8,19 @@ says so in the store, where the others look while they wait; who says nothing is
 from __future__ import annotations
 
 import os
-import queue
 import socket
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import Future
 from typing import TypeVar
 
 from robust_agg.torch_compat import store_of_the_world
 
+Answer = TypeVar("Answer")
+
 GRACE = 2.0
 """Seconds in which ranks that are alive notice that others have failed, and say so."""
-
-_Answer = TypeVar("_Answer")
-
-
-class StoreGoneError(Exception):
-    """The store does not answer: the process that holds it is gone or stalled."""
 
 
 class RollCall:
@@ -40,70 +36,77 @@ class RollCall:
     def __init__(self, name: str, rank: int, size: int, device: str) -> None:
         self._store = store_of_the_world(f"robust_agg/{name}")
         self._rank, self._size = rank, size
-        place = f"{socket.gethostname()}, pid {os.getpid()}, {device}"
-        self._store.set(f"host/{rank}", place)
+        self._asking: threading.Thread | None = None
+        self._store.set(f"host/{rank}", f"{socket.gethostname()}, pid {os.getpid()}, {device}")
 
     def failed(self, step: int) -> bool:
-        """Whether some rank has failed in this step, as far as the store knows and answers."""
+        """Whether some rank has failed in this step, as far as the store tells."""
         try:
-            return self._is_there(f"failed/{step}")
-        except StoreGoneError:
+            return self._ask(lambda: self._store.check([f"failed/{step}"]))
+        except RuntimeError:  # the store is gone: so is the process that held it
+            return True
+        except TimeoutError:  # that process is stopped, or only late
             return False
 
     def absent(self, step: int) -> tuple[int, ...]:
         """Say that this rank has failed, and wait for the others: those that say nothing.
 
-        Raises:
-            StoreGoneError: nobody can say anything.
+        Empty where all answer, or where the store itself does not.
         """
         others = [rank for rank in range(self._size) if rank != self._rank]
-        self._mark(f"failed/{step}")
-        self._mark(f"failed/{step}/{self._rank}")
-        end = time.monotonic() + GRACE
-        while others and time.monotonic() < end:
-            others = [rank for rank in others if not self._is_there(f"failed/{step}/{rank}")]
-            time.sleep(0.02)
+
+        def say() -> None:
+            self._store.set(f"failed/{step}", "")
+            self._store.set(f"failed/{step}/{self._rank}", "")
+
+        def silent() -> list[int]:
+            return [r for r in others if not self._store.check([f"failed/{step}/{r}"])]
+
+        try:
+            self._ask(say)
+            end = time.monotonic() + GRACE
+            while others and time.monotonic() < end:
+                others = self._ask(silent)
+                time.sleep(0.02)
+        except (RuntimeError, TimeoutError):
+            return ()
         return tuple(others)
 
     def describe(self, rank: int) -> str:
         """``rank 3 (host, pid 17, cuda:1)``, as far as that is known."""
         key = f"host/{rank}"
+
+        def place() -> str:
+            known = self._store.check([key])
+            return self._store.get(key).decode() if known else "unknown host"
+
         try:
-            known = self._is_there(key)
-            place = _within_grace(lambda: self._store.get(key)).decode() if known else "unknown"
-        except StoreGoneError:
-            place = "unknown"
-        return f"rank {rank} ({place})"
+            return f"rank {rank} ({self._ask(place)})"
+        except (RuntimeError, TimeoutError):
+            return f"rank {rank} (unknown host)"
 
-    def _mark(self, key: str) -> None:
-        _within_grace(lambda: self._store.set(key, ""))
+    def _ask(self, query: Callable[[], Answer]) -> Answer:
+        """What the store answers.
 
-    def _is_there(self, key: str) -> bool:
-        return _within_grace(lambda: self._store.check([key]))
+        In a thread, for nothing ends the wait for a store whose process is stopped; that thread is
+        left behind, and no second one while it waits.
 
+        Raises:
+            RuntimeError: the store is gone.
+            TimeoutError: it does not answer within ``GRACE`` seconds.
+        """
+        if self._asking is not None and self._asking.is_alive():
+            self._asking.join(GRACE)
+            if self._asking.is_alive():
+                raise TimeoutError
+        answer: Future[Answer] = Future()
 
-def _within_grace(ask: Callable[[], _Answer]) -> _Answer:
-    """What the store answers.
+        def ask() -> None:
+            try:
+                answer.set_result(query())
+            except RuntimeError as error:
+                answer.set_exception(error)
 
-    In a thread, which is given up where the store's process is stopped: its connection stands, and
-    torch's client waits on it for ever.
-
-    Raises:
-        StoreGoneError: nothing within the grace, or the connection is broken.
-    """
-    answers: queue.SimpleQueue[_Answer | Exception] = queue.SimpleQueue()
-
-    def serve() -> None:
-        try:
-            answers.put(ask())
-        except Exception as error:
-            answers.put(error)
-
-    threading.Thread(target=serve, name="robust_agg store", daemon=True).start()
-    try:
-        answer = answers.get(timeout=GRACE)
-    except queue.Empty:
-        raise StoreGoneError(f"no answer within {GRACE:g} s") from None
-    if isinstance(answer, Exception):
-        raise StoreGoneError(str(answer)) from answer
-    return answer
+        self._asking = threading.Thread(target=ask, daemon=True)
+        self._asking.start()
+        return answer.result(GRACE)

@@ -6,7 +6,8 @@ import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from datetime import timedelta
+from typing import Any, cast
 
 import torch
 import torch.distributed as dist
@@ -16,6 +17,7 @@ from robust_agg import Aggregator, Divergence, Explanation, GeometricMedian, Inv
 from robust_agg.aggregator import Weighing, Weighted
 from robust_agg.checkpoint import load_checkpoint, save_checkpoint
 from robust_agg.distributed import RobustAllReduce, robust_all_reduce
+from robust_agg.distributed.ranks import Ranks
 from robust_agg.online.estimator import Estimator
 from robust_agg.shards import WHOLE, Shards
 from robust_agg.span import Geometry
@@ -262,6 +264,29 @@ def late(rule: Rule, rows: Sequence[Tensor], rank: int, seconds: float, timeout:
     if dist.get_rank() == rank:
         time.sleep(seconds)
     return RobustAllReduce(rule, timeout=timeout)(own(rows))
+
+
+class EndedMeanwhile:
+    """A collective that ends between the end of the first wait for it and the next look at it."""
+
+    def __init__(self) -> None:
+        self.waits = 0
+
+    def wait(self, timeout: timedelta) -> bool:
+        self.waits += 1
+        if self.waits == 1:
+            raise RuntimeError("Operation timed out!")
+        return True
+
+    def is_completed(self) -> bool:
+        return self.waits > 0
+
+
+def ended_meanwhile() -> int:
+    """How often such a collective is waited for."""
+    work = EndedMeanwhile()
+    Ranks(who="test", timeout=20).wait(cast(dist.Work, work), "a collective")
+    return work.waits
 
 
 def hung(rank: int) -> None:
