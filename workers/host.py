@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Protocol, TypeVar
@@ -14,10 +14,12 @@ from torch import Tensor, nn
 from robust_agg.checkpoint import to_device
 from robust_agg.errors import check_count, check_positive
 from robust_agg.messages import Update, encode, pack
+from robust_agg.online.estimator import Estimator
+from robust_agg.online.streams import Steps, step_in_turn
 from robust_agg.seeding import derive, generator
 from robust_agg.types import State
 from workers.gradients import Gradients, Loss
-from workers.worker import LogicalWorker
+from workers.worker import LogicalWorker, batches
 
 _CHUNK_BYTES = 16 << 20
 # Gradients of one vectorised call: large enough to keep the cores busy, small beside the rows.
@@ -25,19 +27,10 @@ _CHUNK_BYTES = 16 << 20
 Spec = TypeVar("Spec", bound="HostSpec")
 
 
-class LocalEstimator(Protocol):
+class LocalEstimator(Steps, Protocol):
     """What a worker passes its row through; every ``robust_agg.online`` estimator is one."""
 
     def init(self, like: Tensor) -> State: ...
-
-    def step(
-        self,
-        rows: Tensor,
-        state: State,
-        *,
-        senders: Sequence[int] | None = None,
-        generator: torch.Generator | None = None,
-    ) -> tuple[Tensor, State]: ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -184,14 +177,20 @@ class Host:
         parameters = parameters.detach().to(self.spec.device)
         block = parameters.new_empty(len(asked), len(parameters))
         rows: dict[int, Tensor] = {}
+        states: dict[int, State] = {}
+        estimator = self.spec.estimator
         for chunk in self._chunks(asked, parameters):
+            ids = [worker.id for worker in chunk]
             start = len(rows)
             out = block[start : start + len(chunk)]
-            self._work(chunk, round, parameters, out)
-            rows.update(zip((worker.id for worker in chunk), out, strict=True))
-        if self.spec.estimator is not None:
-            for i in asked:
-                self._estimate(self.spec.estimator, i, round, rows[i])
+            work = out if estimator is None else torch.empty_like(out)
+            self._work(chunk, round, parameters, work)
+            if estimator is not None:
+                states.update(
+                    zip(ids, self._estimate(estimator, ids, round, work, out), strict=True)
+                )
+            rows.update(zip(ids, out, strict=True))
+        self._states |= states  # all or none: a round that fails leaves them
         return [Update(sender=i, round=round, row=rows[i]) for i in asked]
 
     def reply(self, round: int, parameters: Tensor, active: Collection[int] | None = None) -> bytes:
@@ -242,23 +241,27 @@ class Host:
         out: Tensor,
     ) -> None:
         spec = self.spec
-        batches = [
-            w.batch(spec.batch_size, seed=spec.seed, round=round, step=step) for w in workers
-        ]
+        inputs, targets = batches(workers, spec.batch_size, seed=spec.seed, round=round, step=step)
         self._gradients(
             weights,
-            torch.stack([inputs for inputs, _ in batches]),
-            torch.stack([targets for _, targets in batches]),
+            inputs,
+            targets,
             [derive(spec.seed, "layers", worker.id, round, step) for worker in workers],
             out=out,
         )
 
-    def _estimate(self, estimator: LocalEstimator, worker: int, round: int, row: Tensor) -> None:
-        state = self._states.get(worker)
-        estimate, self._states[worker] = estimator.step(
-            row[None],
-            estimator.init(row) if state is None else state,
-            senders=(worker,),
-            generator=generator(self.spec.seed, "local estimator", worker, round),
-        )
-        row.copy_(estimate)
+    def _estimate(
+        self, estimator: LocalEstimator, ids: list[int], round: int, rows: Tensor, out: Tensor
+    ) -> list[State]:
+        """Pass the rows through the workers' estimators to ``out``; the new states."""
+
+        def draw(place: int) -> torch.Generator:
+            return generator(self.spec.seed, "local estimator", ids[place], round)
+
+        states = [
+            self._states[i] if i in self._states else estimator.init(row)
+            for i, row in zip(ids, rows, strict=True)
+        ]
+        if isinstance(estimator, Estimator):
+            return estimator.step_streams(rows, states, senders=ids, generators=draw, out=out)
+        return step_in_turn(estimator, rows, states, senders=ids, generators=draw, out=out)

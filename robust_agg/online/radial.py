@@ -63,11 +63,15 @@ class Squared(Radial):
     def overshoots(self, tau: float, method: Method) -> bool:
         return _share(tau, method) > 1
 
+    def share(self, tau: float, method: Method) -> float | None:
+        share = _share(tau, method)
+        return share if share <= 1 else None
+
     def averaged(
         self, rows: Tensor, m: Tensor, tau: float, method: Method, gaps: Tensor | None = None
     ) -> tuple[Tensor, Tensor | None]:
-        share = _share(tau, method)
-        if len(rows) == 1 and share <= 1:
+        share = self.share(tau, method)
+        if len(rows) == 1 and share is not None:
             # ‖g - m‖₂ is not needed, only that it is a number: which the largest entries can tell.
             reach = kernels.largest(rows) + kernels.largest(m)
             if reach * m.numel() ** 0.5 <= too_far(m.dtype):
