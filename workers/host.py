@@ -183,12 +183,12 @@ class Host:
             ids = [worker.id for worker in chunk]
             start = len(rows)
             out = block[start : start + len(chunk)]
-            work = out if estimator is None else torch.empty_like(out)
-            self._work(chunk, round, parameters, work)
-            if estimator is not None:
-                states.update(
-                    zip(ids, self._estimate(estimator, ids, round, work, out), strict=True)
-                )
+            work = self._work(chunk, round, parameters)
+            if estimator is None:
+                out.copy_(work)
+            else:
+                new = self._estimate(estimator, ids, round, work, out)
+                states.update(zip(ids, new, strict=True))
             rows.update(zip(ids, out, strict=True))
         self._states |= states  # all or none: a round that fails leaves them
         return [Update(sender=i, round=round, row=rows[i]) for i in asked]
@@ -217,38 +217,23 @@ class Host:
             for start in range(0, len(workers), size):
                 yield workers[start : start + size]
 
-    def _work(
-        self, workers: list[LogicalWorker], round: int, parameters: Tensor, out: Tensor
-    ) -> None:
+    def _work(self, workers: list[LogicalWorker], round: int, parameters: Tensor) -> Tensor:
+        """``(k, d)``: the workers' gradients, or what their local steps take away."""
         local = self.spec.local
         if local is None:
-            self._step(workers, round, 0, parameters, out)
-            return
-        # The row is what the steps have taken away so far: w₀ - w_k without cancellation.
-        out.zero_()
-        gradients = torch.empty_like(out)
+            return self._step(workers, round, 0, parameters)
+        # What the steps have taken away so far: w₀ - w_k without cancellation.
+        taken = parameters.new_zeros(len(workers), len(parameters))
         for step in range(local.steps):
-            weights = parameters if step == 0 else parameters - out
-            self._step(workers, round, step, weights, gradients)
-            out.add_(gradients, alpha=local.lr)
+            weights = parameters if step == 0 else parameters - taken
+            taken.add_(self._step(workers, round, step, weights), alpha=local.lr)
+        return taken
 
-    def _step(
-        self,
-        workers: list[LogicalWorker],
-        round: int,
-        step: int,
-        weights: Tensor,
-        out: Tensor,
-    ) -> None:
+    def _step(self, workers: list[LogicalWorker], round: int, step: int, weights: Tensor) -> Tensor:
         spec = self.spec
         inputs, targets = batches(workers, spec.batch_size, seed=spec.seed, round=round, step=step)
-        self._gradients(
-            weights,
-            inputs,
-            targets,
-            [derive(spec.seed, "layers", worker.id, round, step) for worker in workers],
-            out=out,
-        )
+        seeds = (derive(spec.seed, "layers", worker.id, round, step) for worker in workers)
+        return self._gradients(weights, inputs, targets, seeds)
 
     def _estimate(
         self, estimator: LocalEstimator, ids: list[int], round: int, rows: Tensor, out: Tensor
