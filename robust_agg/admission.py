@@ -90,11 +90,8 @@ def admit(
         for sender in sorted(schema.senders - set(senders) - explained)
     ]
     stacked = torch.empty(len(senders), schema.dim, dtype=schema.dtype, device=device)
-    if len(rows) == len(senders) > 0 and {row.device for row in rows.values()} == {stacked.device}:
-        torch.stack([rows[sender] for sender in senders], out=stacked)
-    else:
-        for place, sender in enumerate(senders):
-            stacked[place] = rows.get(sender, torch.nan)
+    for place, sender in enumerate(senders):
+        stacked[place] = rows.get(sender, torch.nan)
     return Admitted(stacked, senders, tuple(rejections))
 
 

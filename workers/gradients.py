@@ -101,10 +101,9 @@ class Gradients:
     def _vectorized(
         self, weights: Tensor, inputs: Tensor, targets: Tensor, seeds: Iterable[int]
     ) -> Tensor:
-        rows: Tensor = (self._of_shared if weights.dim() == 1 else self._of_own)(
-            weights, inputs, targets
-        )
-        return rows
+        of_all = self._of_shared if weights.dim() == 1 else self._of_own
+        rows: Tensor = of_all(weights, inputs, targets)
+        return rows.contiguous()  # gradients that are 0 may all be the same memory
 
     def _loss_at(self, weights: Tensor, inputs: Tensor, targets: Tensor) -> Tensor:
         return self._loss(

@@ -159,8 +159,8 @@ class Host:
             active: the workers asked this round; all if None. The others' states stay.
 
         Returns:
-            Updates in the order of ``active``; their rows are views of one ``(k, d)`` block that
-            nothing else refers to.
+            Updates in the order of ``active``; their rows are views of a ``(k, d)`` block for each
+            chunk, which nothing else refers to.
 
         Raises:
             ValueError: parameters of another size, or a worker that is not of this host.
@@ -175,21 +175,15 @@ class Host:
                 f"found {tuple(parameters.shape)}"
             )
         parameters = parameters.detach().to(self.spec.device)
-        block = parameters.new_empty(len(asked), len(parameters))
         rows: dict[int, Tensor] = {}
         states: dict[int, State] = {}
-        estimator = self.spec.estimator
         for chunk in self._chunks(asked, parameters):
             ids = [worker.id for worker in chunk]
-            start = len(rows)
-            out = block[start : start + len(chunk)]
-            work = self._work(chunk, round, parameters)
-            if estimator is None:
-                out.copy_(work)
-            else:
-                new = self._estimate(estimator, ids, round, work, out)
+            block = self._work(chunk, round, parameters)
+            if self.spec.estimator is not None:
+                block, new = self._estimate(self.spec.estimator, ids, round, block)
                 states.update(zip(ids, new, strict=True))
-            rows.update(zip(ids, out, strict=True))
+            rows.update(zip(ids, block, strict=True))
         self._states |= states  # all or none: a round that fails leaves them
         return [Update(sender=i, round=round, row=rows[i]) for i in asked]
 
@@ -236,9 +230,9 @@ class Host:
         return self._gradients(weights, inputs, targets, seeds)
 
     def _estimate(
-        self, estimator: LocalEstimator, ids: list[int], round: int, rows: Tensor, out: Tensor
-    ) -> list[State]:
-        """Pass the rows through the workers' estimators to ``out``; the new states."""
+        self, estimator: LocalEstimator, ids: list[int], round: int, rows: Tensor
+    ) -> tuple[Tensor, list[State]]:
+        """``(k, d)``: the rows as the workers' estimators pass them on; and the new states."""
 
         def draw(place: int) -> torch.Generator:
             return generator(self.spec.seed, "local estimator", ids[place], round)
@@ -247,6 +241,9 @@ class Host:
             self._states[i] if i in self._states else estimator.init(row)
             for i, row in zip(ids, rows, strict=True)
         ]
+        out = torch.empty_like(rows)
         if isinstance(estimator, Estimator):
-            return estimator.step_streams(rows, states, senders=ids, generators=draw, out=out)
-        return step_in_turn(estimator, rows, states, senders=ids, generators=draw, out=out)
+            new = estimator.step_streams(rows, states, senders=ids, generators=draw, out=out)
+        else:
+            new = step_in_turn(estimator, rows, states, senders=ids, generators=draw, out=out)
+        return out, new

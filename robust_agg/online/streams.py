@@ -97,17 +97,19 @@ def approach(
     count = max(1, d // blocks.TASK_NUMBERS)
     bounds = [d * part // count for part in range(count + 1)]
     reach = rows.new_empty(k, count, 2)
+    size = rows.element_size()
     tasks = [
         {
-            "row": blocks.address(rows[i], lo),
-            "point": blocks.address(points[i], lo),
-            "moved": blocks.address(moved[i], lo),
-            "out": blocks.address(out[i], lo),
+            "row": row + lo * size,
+            "point": point.data_ptr() + lo * size,
+            "moved": result.data_ptr() + lo * size,
+            "out": copied + lo * size,
             "width": hi - lo,
             "weight": weight.data_ptr(),
-            "reach": blocks.address(reach[i, part]),
+            "reach": reach.data_ptr() + 2 * (i * count + part) * size,
         }
-        for i in range(k)
+        for i, (point, result) in enumerate(zip(points, moved, strict=True))
+        for row, copied in [[t.data_ptr() + i * t.stride(0) * size for t in (rows, out)]]
         for part, (lo, hi) in enumerate(pairwise(bounds))
     ]
     team.run(_approach(lanes, near), tasks)

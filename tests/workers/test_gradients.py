@@ -182,3 +182,14 @@ def test_errors() -> None:
         Gradients(batch_norm(), cross_entropy, vectorize=True)
     with pytest.raises(ValueError, match=r"vectorize must not be True .* Dropout, found True"):
         Gradients(dropout(), cross_entropy, vectorize=True)
+
+
+def test_rows_that_are_equal_are_rows_of_their_own() -> None:
+    model = nn.Linear(FEATURES, CLASSES)
+    gradients = Gradients(
+        model, lambda outputs, targets: 0 * outputs.detach().sum(), vectorize=True
+    )
+    rows = gradients(parameters(lambda: model), *data(), range(K))
+    assert not rows.any()
+    rows[0] = 1.0
+    assert not rows[1:].any()
