@@ -37,7 +37,7 @@ class GeometricMedian(Weighted):
         max_iterations: steps at most.
     """
 
-    tolerance: float = 1e-10
+    tolerance: float = 1e-13
     max_iterations: int = 200
 
     def __post_init__(self) -> None:

@@ -9,6 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from oracles import rules as oracle
@@ -20,6 +21,7 @@ from experiments.bench.catalogue import BENCHES
 from experiments.bench.loops import ByzFLLoop, Loop, OurLoop, Setting
 from experiments.bench.rules import RULES, ours
 from experiments.data import Split
+from robust_agg import OnlineMedian
 
 
 @pytest.fixture(autouse=True)
@@ -165,6 +167,37 @@ def test_rules_and_plain_forms_agree(name: str, n: int) -> None:
     torch.testing.assert_close(
         ours(name, rows, 2)(rows), plain.TORCH[name](rows, 2), rtol=1e-8, atol=1e-9
     )
+
+
+@pytest.mark.parametrize("name", RULES)
+@pytest.mark.parametrize("n", [16, 32])
+def test_rules_of_float64_rows_are_exact(name: str, n: int) -> None:
+    rows = aggregators._rows(aggregators.Case(n, 1000, "float64"), "cpu")
+    expected = plain.TORCH[name](rows, n // 4)
+    error = (ours(name, rows, n // 4)(rows) - expected).norm() / expected.norm()
+    assert float(error) < 1e-13
+
+
+@pytest.mark.parametrize("name", ["GeometricMedian", "L2 batch"])
+def test_the_plain_forms_end_where_the_gradient_does(name: str) -> None:
+    """By numbers of more digits, where the machine has them."""
+    rows = aggregators._rows(aggregators.Case(32, 1000, "float64"), "cpu")
+    pull = 1 / plain.clipping_radius(rows) if name == "L2 batch" else 0.0
+    y = plain.TORCH[name](rows, 8).numpy().astype(np.longdouble)
+    deviations = y - rows.numpy()
+    units = deviations / np.sqrt((deviations**2).sum(axis=1, keepdims=True))
+    gradient = units.mean(axis=0) + pull * y
+    assert float(np.sqrt((gradient**2).sum())) < 1e-14
+
+
+def test_the_state_of_an_online_median_is_made_before_the_call(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    rows = torch.randn(8, 50, generator=torch.Generator().manual_seed(0))
+    forms = [ours(name, rows, 2) for name in ("L1 batch", "VClip", "L2 batch")]
+    monkeypatch.setattr(OnlineMedian, "init", None)
+    for form in forms:
+        assert torch.equal(form(rows), form(rows))
 
 
 SAME = {
