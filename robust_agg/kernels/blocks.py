@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import TypeAlias
 
+import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor
 
 from robust_agg.kernels.reference import compute_dtype
 from robust_agg.kernels.threads import ranges
+
+Integers: TypeAlias = NDArray[np.int64]
 
 SMALLEST_COMPILED = 1 << 16
 """Numbers from which on kernels are compiled that do not depend on how many rows there are."""
@@ -46,8 +51,8 @@ def contiguous(rows: Tensor, unit: int) -> Iterator[tuple[int, Tensor]]:
         yield whole, padded(rows, whole, d, unit)
 
 
-def tasks(block: Tensor, unit: int, *, each: int = 0) -> list[tuple[int, int]]:
-    """Ranges of columns, multiples of `unit`; how many depends on the shape alone.
+def tasks(block: Tensor, unit: int, *, each: int = 0) -> Integers:
+    """Ranges of columns (tasks, 2), multiples of `unit`; how many depends on the shape alone.
 
     Where each needs so many bytes for itself, no more than their share of the memory allows.
     """
@@ -56,7 +61,11 @@ def tasks(block: Tensor, unit: int, *, each: int = 0) -> list[tuple[int, int]]:
     if each:
         able = max(LEAST_SCRATCH, block.numel() * block.element_size() // SCRATCH_SHARE) // each
         columns = max(columns, -(-width // unit // max(1, min(MOST_TASKS, able))))
-    return ranges(width, max(1, columns) * unit)
+    step = max(1, columns) * unit
+    found = np.empty((-(-width // step), 2), np.int64)
+    found[:, 0] = np.arange(0, width, step)
+    found[:-1, 1], found[-1, 1] = found[1:, 0], width
+    return found
 
 
 def padded(tensor: Tensor, lo: int, hi: int, unit: int) -> Tensor:
@@ -80,6 +89,16 @@ def output(rows: Tensor, unit: int, *count: int) -> Tensor:
     return out
 
 
-def address(tensor: Tensor, column: int = 0) -> int:
-    """Where a column begins in memory."""
-    return tensor.data_ptr() + column * tensor.element_size()
+def address(tensor: Tensor) -> int:
+    """Where a tensor begins in memory."""
+    return tensor.data_ptr()
+
+
+def addresses(tensor: Tensor, columns: Integers) -> Integers:
+    """Where columns begin in memory."""
+    return tensor.data_ptr() + columns * tensor.element_size()
+
+
+def parts(tensor: Tensor) -> Integers:
+    """Where each ``tensor[i]`` begins in memory."""
+    return tensor.data_ptr() + np.arange(len(tensor)) * (tensor.stride(0) * tensor.element_size())

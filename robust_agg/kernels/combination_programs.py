@@ -7,12 +7,13 @@ from collections.abc import Callable
 from robust_agg.kernels.llvm import Function
 from robust_agg.kernels.vectors import Lanes, broadcast, element, load, minimum, multiply_add, store
 
-STRIP = 2048
-"""Columns whose sums stay in the L1 cache while rows are added: long runs of each row are what the
+STRIP = 8192
+"""Columns whose sums stay in the cache while rows are added: long runs of each row are what the
 memory is fastest at."""
 
-STRIP_ROWS = 4
-"""Rows that are added at a time, so that a sum is loaded and stored less often."""
+STRIP_ROWS = (8, 4, 2, 1)
+"""Rows that are added at a time, so that a sum is loaded and stored less often; of those that are
+left the next number."""
 
 MIX_TILE = 4
 """Combinations that are formed together, so that a number once loaded is used for each."""
@@ -120,21 +121,22 @@ def _sum_by_strips(
 
     `row` says where row i begins, and its weight. Returns the largest magnitudes, if asked for.
     """
-    together = f.let(f"and i64 {count}, {-STRIP_ROWS}")
     carried = [] if magnitudes is None else [(magnitudes.kind, "zeroinitializer")]
     with f.loop("0", "%width", STRIP, carried) as strips:
         end = minimum(f, f.let(f"add i64 {strips.index}, {STRIP}"), "%width")
         with f.loop(strips.index, end, lanes.width) as c:
             store(f, lanes, target, c.index, "zeroinitializer")
         largest = strips.carried
-        for start, stop, step in (("0", together, STRIP_ROWS), (together, count, 1)):
+        start = "0"
+        for step in STRIP_ROWS:
+            stop = f.let(f"and i64 {count}, {-step}")
             with f.loop(start, stop, step, _of(magnitudes, largest)) as rows:
                 places = [f.let(f"add i64 {rows.index}, {k}") for k in range(step)]
                 given = [row(place) for place in places]
                 with f.loop(strips.index, end, lanes.width, _of(magnitudes, rows.carried)) as c:
                     c.following = _added(f, lanes, given, target, c.index, c.carried, magnitudes)
                 rows.following = c.carried
-            largest = rows.carried
+            start, largest = stop, rows.carried
         strips.following = largest
     return strips.carried
 

@@ -42,20 +42,18 @@ def mean(rows: Tensor) -> tuple[Tensor, float]:
     largest = 0
     for first, block in blocks.contiguous(rows, unit):
         parts = blocks.tasks(block, unit)
+        lo, hi = parts.T
         found = torch.zeros(len(parts), dtype=torch.int64, device="cpu")
-        tasks = [
-            {
-                "rows": blocks.address(block, lo),
-                "stride": block.stride(0),
-                "n": n,
-                "weight": blocks.address(weight),
-                "width": hi - lo,
-                "out": blocks.address(out, first + lo),
-                "largest": blocks.address(found, place),
-            }
-            for place, (lo, hi) in enumerate(parts)
-        ]
-        team.run(_mean(lanes), tasks)
+        given = {
+            "rows": blocks.addresses(block, lo),
+            "stride": block.stride(0),
+            "n": n,
+            "weight": blocks.address(weight),
+            "width": hi - lo,
+            "out": blocks.addresses(out, first + lo),
+            "largest": blocks.parts(found),
+        }
+        team.run(_mean(lanes), len(parts), given)
         largest = max(largest, int(found.max()))
     bits = np.array(largest, np.int64 if lanes.number == "double" else np.int32)
     magnitude = float(bits.view(out.numpy().dtype))
@@ -90,22 +88,22 @@ def _combinations(rows: Tensor, coefficients: Tensor, lanes: Lanes) -> Tensor:
         done = 0
         for tile in (combination_programs.MIX_TILE, 1):
             tiles = (m - done) // tile
+            if not tiles:
+                continue
             weights = tiled(rounded[done : done + tiles * tile], tile)
-            tasks = [
-                {
-                    "rows": blocks.address(block, lo),
-                    "offsets": blocks.address(offsets),
-                    "weights": blocks.address(weights),
-                    "count": len(chosen),
-                    "width": hi - lo,
-                    "out": blocks.address(out[done], first + lo),
-                    "pitch": out.stride(0),
-                    "tiles": tiles,
-                }
-                for lo, hi in (blocks.tasks(block, unit) if tiles else ())
-            ]
-            if tasks:
-                team.run(_combine(lanes, tile), tasks)
+            parts = blocks.tasks(block, unit)
+            lo, hi = parts.T
+            given = {
+                "rows": blocks.addresses(block, lo),
+                "offsets": blocks.address(offsets),
+                "weights": blocks.address(weights),
+                "count": len(chosen),
+                "width": hi - lo,
+                "out": blocks.addresses(out[done], first + lo),
+                "pitch": out.stride(0),
+                "tiles": tiles,
+            }
+            team.run(_combine(lanes, tile), len(parts), given)
             done += tiles * tile
     return out[:, :d]
 

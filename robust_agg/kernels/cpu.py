@@ -74,22 +74,20 @@ def _select(
     out = blocks.output(rows, chosen.unit)
     for first, block in blocks.contiguous(rows, chosen.unit):
         parts = blocks.tasks(block, chosen.unit, each=chosen.room * out.element_size())
+        lo, hi = parts.T
         room = out.new_empty(len(parts), chosen.room)
+        given = {
+            **same,
+            "rows": blocks.addresses(block, lo),
+            "stride": block.stride(0),
+            "width": hi - lo,
+            "out": blocks.addresses(out, first + lo),
+            "values": blocks.parts(room),
+        }
         if point is not None:
             beside = blocks.padded(point, first, min(first + block.shape[1], d), chosen.unit)
-        tasks = [
-            {
-                **same,
-                "rows": blocks.address(block, lo),
-                "stride": block.stride(0),
-                "width": hi - lo,
-                "out": blocks.address(out, first + lo),
-                "values": blocks.address(room[place]),
-                "point": 0 if point is None else blocks.address(beside, lo),
-            }
-            for place, (lo, hi) in enumerate(parts)
-        ]
-        team.run(_compiled(chosen), tasks)
+            given["point"] = blocks.addresses(beside, lo)
+        team.run(_compiled(chosen), len(parts), given)
     return out[:d]
 
 
@@ -151,26 +149,24 @@ def mixed_order_mean(rows: Tensor, coefficients: Tensor, wanted: OrderMean) -> T
         offsets = read * block.stride(0)
         each = (len(whole) * pitch + chosen.room) * out.element_size()
         parts = blocks.tasks(block, unit, each=each)
+        lo, hi = parts.T
         buffers = out.new_empty(len(parts), len(whole), pitch)
         values = out.new_empty(len(parts), chosen.room)
-        tasks = [
-            {
-                **chosen.arguments,
-                "rows": blocks.address(block, lo),
-                "offsets": blocks.address(offsets),
-                "weights": blocks.address(weights),
-                "count": len(read),
-                "width": hi - lo,
-                "tiles": tiles,
-                "buffer": blocks.address(buffers[place]),
-                "pitch": pitch,
-                "cached": cached,
-                "values": blocks.address(values[place]),
-                "out": blocks.address(out, first + lo),
-            }
-            for place, (lo, hi) in enumerate(parts)
-        ]
-        team.run(_mixed(chosen, lanes), tasks)
+        given = {
+            **chosen.arguments,
+            "rows": blocks.addresses(block, lo),
+            "offsets": blocks.address(offsets),
+            "weights": blocks.address(weights),
+            "count": len(read),
+            "width": hi - lo,
+            "tiles": tiles,
+            "buffer": blocks.parts(buffers),
+            "pitch": pitch,
+            "cached": cached,
+            "values": blocks.parts(values),
+            "out": blocks.addresses(out, first + lo),
+        }
+        team.run(_mixed(chosen, lanes), len(parts), given)
     return out[:d]
 
 
@@ -194,42 +190,40 @@ def centred_gram(rows: Tensor, extra: Tensor | None = None) -> tuple[Tensor, Ten
         cached = max(1, CACHED_NUMBERS // n // GRAM_BLOCK) * GRAM_BLOCK
         same = {**chosen.arguments, "cached": cached}
     side = programs.tiles(vectors)
-    tiled = _zeros(side, side, programs.TILE, programs.TILE)
+    # In numpy: torch hands even so small a matrix to all threads, whose start takes longer.
+    tiled = np.zeros((side, side, programs.TILE, programs.TILE))
     # A vector more than a power of two, which would put all rows in few sets of the cache.
     pitch = GRAM_BLOCK + lanes.width
     for first, block in blocks.contiguous(rows, unit):
         beside = blocks.padded(points, first, min(first + block.shape[1], d), unit)
-        each = (side * programs.TILE * pitch + room) * centre.element_size() + 8 * tiled.numel()
+        each = (side * programs.TILE * pitch + room) * centre.element_size() + tiled.nbytes
         parts = blocks.tasks(block, unit, each=each)
+        lo, hi = parts.T
         grams = _zeros(len(parts), *tiled.shape)
-        buffers = centre.new_zeros(len(parts), side * programs.TILE, pitch)
+        buffers = centre.new_empty(len(parts), side * programs.TILE, pitch)
+        buffers[:, vectors:] = 0.0
         values = centre.new_empty(len(parts), room)
-        tasks = [
-            {
-                **same,
-                "rows": blocks.address(block, lo),
-                "stride": block.stride(0),
-                "n": n,
-                "extra": blocks.address(beside, lo),
-                "extra_stride": beside.stride(0),
-                "others": points.shape[0],
-                "width": hi - lo,
-                "centre": blocks.address(centre, first + lo),
-                "buffer": blocks.address(buffers[place]),
-                "pitch": pitch,
-                "block": GRAM_BLOCK,
-                "side": side,
-                "gram": blocks.address(grams[place]),
-                "values": blocks.address(values[place]),
-            }
-            for place, (lo, hi) in enumerate(parts)
-        ]
-        team.run(kernel, tasks)
-        for part in grams:
-            tiled += part
-    square = tiled.transpose(1, 2).reshape(side * programs.TILE, side * programs.TILE)
-    # By numpy: torch hands even so small a triangle to all threads, whose start takes longer.
-    upper = np.triu(square[:vectors, :vectors].numpy())
+        given = {
+            **same,
+            "rows": blocks.addresses(block, lo),
+            "stride": block.stride(0),
+            "n": n,
+            "extra": blocks.addresses(beside, lo),
+            "extra_stride": beside.stride(0),
+            "others": points.shape[0],
+            "width": hi - lo,
+            "centre": blocks.addresses(centre, first + lo),
+            "buffer": blocks.parts(buffers),
+            "pitch": pitch,
+            "block": GRAM_BLOCK,
+            "side": side,
+            "gram": blocks.parts(grams),
+            "values": blocks.parts(values),
+        }
+        team.run(kernel, len(parts), given)
+        tiled += grams.numpy().sum(axis=0)
+    square = tiled.transpose(0, 2, 1, 3).reshape(side * programs.TILE, side * programs.TILE)
+    upper = np.triu(square[:vectors, :vectors])
     return centre[:d], torch.from_numpy(upper + np.triu(upper, 1).T)
 
 
@@ -240,26 +234,23 @@ def row_distances(rows: Tensor, point: Tensor) -> Tensor:
     if lanes is None or beside is None or n * d < blocks.SMALLEST_COMPILED:
         return reference.row_distances(rows, point)
     kernel = _row_distances(lanes, beside.storage)
-    squares = _zeros(n)
+    squares = np.zeros(n)
     for first, block in blocks.contiguous(rows, lanes.width):
         centre = blocks.padded(point, first, min(first + block.shape[1], d), lanes.width)
         parts = blocks.tasks(block, lanes.width)
+        lo, hi = parts.T
         sums = _zeros(len(parts), n)
-        tasks = [
-            {
-                "rows": blocks.address(block, lo),
-                "stride": block.stride(0),
-                "n": n,
-                "width": hi - lo,
-                "point": blocks.address(centre, lo),
-                "sums": blocks.address(sums[place]),
-            }
-            for place, (lo, hi) in enumerate(parts)
-        ]
-        team.run(kernel, tasks)
-        for part in sums:
-            squares += part
-    return squares.sqrt()
+        given = {
+            "rows": blocks.addresses(block, lo),
+            "stride": block.stride(0),
+            "n": n,
+            "width": hi - lo,
+            "point": blocks.addresses(centre, lo),
+            "sums": blocks.parts(sums),
+        }
+        team.run(kernel, len(parts), given)
+        squares += sums.numpy().sum(axis=0)
+    return torch.from_numpy(np.sqrt(squares))
 
 
 @lru_cache(maxsize=256)

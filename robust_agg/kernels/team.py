@@ -8,28 +8,35 @@ from __future__ import annotations
 
 import ctypes
 import os
-from array import array
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
-from itertools import chain
 from pathlib import Path
 
+import numpy as np
 import torch
 
+from robust_agg.kernels.blocks import Integers
 from robust_agg.kernels.llvm import Kernel
 from robust_agg.kernels.threads import map_ranges
 
 
-def run(kernel: Kernel, tasks: Sequence[Mapping[str, int]]) -> None:
-    """The kernel with each task's arguments, in parallel; a task may hold more than it takes."""
-    given = [tuple(task[name] for name in kernel.parameters) for task in tasks]
-    threads = min(torch.get_num_threads(), len(tasks))
+def run(kernel: Kernel, tasks: int, given: Mapping[str, int | Sequence[int] | Integers]) -> None:
+    """So many calls of the kernel, in parallel.
+
+    An argument is an integer, the same for all tasks, or one for each. More may be given than the
+    kernel takes.
+    """
+    queue = np.empty(2 + tasks * len(kernel.parameters), np.int64)
+    queue[:2] = 0, tasks
+    arguments = queue[2:].reshape(tasks, len(kernel.parameters))
+    for place, name in enumerate(kernel.parameters):
+        arguments[:, place] = given[name]
+    threads = min(torch.get_num_threads(), tasks)
     fork_join = None if _is_forked else _fork_join()
     if threads > 1 and fork_join is not None:
-        queue = array("q", [0, len(given), *chain.from_iterable(given)])
-        fork_join(kernel.worker, queue.buffer_info()[0], threads, 0)
+        fork_join(kernel.worker, queue.ctypes.data, threads, 0)
     else:
-        map_ranges(kernel.code, given)
+        map_ranges(kernel.code, [tuple(task) for task in arguments.tolist()])
 
 
 _is_forked = False
