@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TypeAlias
+from dataclasses import dataclass
+from itertools import repeat
 
-import numpy as np
-from numpy.typing import NDArray
 from torch import Tensor
 
 from robust_agg.kernels.reference import compute_dtype
 from robust_agg.kernels.threads import ranges
-
-Integers: TypeAlias = NDArray[np.int64]
 
 SMALLEST_COMPILED = 1 << 16
 """Numbers from which on kernels are compiled that do not depend on how many rows there are."""
@@ -46,13 +43,34 @@ def contiguous(rows: Tensor, unit: int) -> Iterator[tuple[int, Tensor]]:
         for lo, hi in ranges(whole, width):
             yield lo, copy[:, : hi - lo].copy_(rows[:, lo:hi])
     elif whole:
-        yield 0, rows[:, :whole]
+        yield 0, rows if whole == d else rows[:, :whole]
     if whole < d:
         yield whole, padded(rows, whole, d, unit)
 
 
-def tasks(block: Tensor, unit: int, *, each: int = 0) -> Integers:
-    """Ranges of columns (tasks, 2), multiples of `unit`; how many depends on the shape alone.
+@dataclass(frozen=True)
+class Tasks:
+    """`width` columns in ranges of `each`, the last one perhaps shorter."""
+
+    width: int
+    each: int
+
+    def __len__(self) -> int:
+        return (self.width + self.each - 1) // self.each
+
+    @property
+    def widths(self) -> list[int]:
+        """How many columns a task has."""
+        before = len(self) - 1
+        return [*repeat(self.each, before), self.width - before * self.each]
+
+    def columns(self, tensor: Tensor, first: int = 0) -> range:
+        """Where a task's columns begin in memory, the first task's being column `first`."""
+        return _addresses(tensor, first, len(self), self.each)
+
+
+def tasks(block: Tensor, unit: int, *, each: int = 0) -> Tasks:
+    """Ranges of columns, multiples of `unit`; how many depends on the shape alone.
 
     Where each needs so many bytes for itself, no more than their share of the memory allows.
     """
@@ -61,11 +79,7 @@ def tasks(block: Tensor, unit: int, *, each: int = 0) -> Integers:
     if each:
         able = max(LEAST_SCRATCH, block.numel() * block.element_size() // SCRATCH_SHARE) // each
         columns = max(columns, -(-width // unit // max(1, min(MOST_TASKS, able))))
-    step = max(1, columns) * unit
-    found = np.empty((-(-width // step), 2), np.int64)
-    found[:, 0] = np.arange(0, width, step)
-    found[:-1, 1], found[-1, 1] = found[1:, 0], width
-    return found
+    return Tasks(width, max(1, columns) * unit)
 
 
 def padded(tensor: Tensor, lo: int, hi: int, unit: int) -> Tensor:
@@ -89,16 +103,12 @@ def output(rows: Tensor, unit: int, *count: int) -> Tensor:
     return out
 
 
-def address(tensor: Tensor) -> int:
-    """Where a tensor begins in memory."""
-    return tensor.data_ptr()
+def own(tensor: Tensor) -> range:
+    """Where each ``tensor[i]`` begins in memory, which task i has to itself."""
+    return _addresses(tensor, 0, len(tensor), tensor.stride(0))
 
 
-def addresses(tensor: Tensor, columns: Integers) -> Integers:
-    """Where columns begin in memory."""
-    return tensor.data_ptr() + columns * tensor.element_size()
-
-
-def parts(tensor: Tensor) -> Integers:
-    """Where each ``tensor[i]`` begins in memory."""
-    return tensor.data_ptr() + np.arange(len(tensor)) * (tensor.stride(0) * tensor.element_size())
+def _addresses(tensor: Tensor, first: int, count: int, pitch: int) -> range:
+    size = tensor.element_size()
+    begin, step = tensor.data_ptr() + first * size, pitch * size
+    return range(begin, begin + count * step, step)

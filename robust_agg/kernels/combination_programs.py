@@ -121,10 +121,14 @@ def _sum_by_strips(
 
     `row` says where row i begins, and its weight. Returns the largest magnitudes, if asked for.
     """
+    plain = Lanes(storage=lanes.number, width=lanes.width)
     carried = [] if magnitudes is None else [(magnitudes.kind, "zeroinitializer")]
     with f.loop("0", "%width", STRIP, carried) as strips:
         end = minimum(f, f.let(f"add i64 {strips.index}, {STRIP}"), "%width")
-        with f.loop(strips.index, end, lanes.width) as c:
+        # The first rows begin the sums; where there is none they are zeros.
+        none = f.let(f"icmp eq i64 {count}, 0")
+        zeros = f.let(f"select i1 {none}, i64 {end}, i64 {strips.index}")
+        with f.loop(strips.index, zeros, lanes.width) as c:
             store(f, lanes, target, c.index, "zeroinitializer")
         largest = strips.carried
         start = "0"
@@ -133,8 +137,15 @@ def _sum_by_strips(
             with f.loop(start, stop, step, _of(magnitudes, largest)) as rows:
                 places = [f.let(f"add i64 {rows.index}, {k}") for k in range(step)]
                 given = [row(place) for place in places]
+                first = f.let(f"icmp eq i64 {rows.index}, 0")
                 with f.loop(strips.index, end, lanes.width, _of(magnitudes, rows.carried)) as c:
-                    c.following = _added(f, lanes, given, target, c.index, c.carried, magnitudes)
+                    sums = load(f, plain, target, c.index)
+                    kind = lanes.vector
+                    sums = f.let(f"select i1 {first}, {kind} zeroinitializer, {kind} {sums}")
+                    sums, c.following = _added(
+                        f, lanes, given, sums, c.index, c.carried, magnitudes
+                    )
+                    store(f, lanes, target, c.index, sums)
                 rows.following = c.carried
             start, largest = stop, rows.carried
         strips.following = largest
@@ -149,20 +160,18 @@ def _added(
     f: Function,
     lanes: Lanes,
     rows: list[tuple[str, str]],
-    target: str,
+    total: str,
     column: str,
     largest: list[str],
     magnitudes: _Magnitudes | None,
-) -> list[str]:
-    """Adds a vector of each row to the sums at `target`."""
-    total = load(f, Lanes(storage=lanes.number, width=lanes.width), target, column)
+) -> tuple[str, list[str]]:
+    """A sum and a vector of each row, and the largest magnitudes so far."""
     for pointer, weight in rows:
         value = load(f, lanes, pointer, column)
         total = multiply_add(f, lanes, value, weight, total)
         if magnitudes is not None:
             largest = [magnitudes.with_value(f, largest[0], value)]
-    store(f, lanes, target, column, total)
-    return largest
+    return total, largest
 
 
 def combine_together(lanes: Lanes) -> Function:

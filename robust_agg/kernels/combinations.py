@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import struct
+from array import array
 from collections.abc import Callable
 from functools import cache, partial
 from math import inf, isnan
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -38,25 +39,27 @@ def mean(rows: Tensor) -> tuple[Tensor, float]:
     n, d = rows.shape
     unit = lanes.width
     out = blocks.output(rows, unit)
-    weight = out.new_full((1,), 1 / n)
+    # Arrays of Python's own: after a pass over memory that evicted it, what torch needs for as
+    # little is slow to come back.
+    weight = array("d" if lanes.number == "double" else "f", [1 / n])
     largest = 0
     for first, block in blocks.contiguous(rows, unit):
         parts = blocks.tasks(block, unit)
-        lo, hi = parts.T
-        found = torch.zeros(len(parts), dtype=torch.int64, device="cpu")
-        given = {
-            "rows": blocks.addresses(block, lo),
+        found = array("q", bytes(8 * len(parts)))
+        place = found.buffer_info()[0]
+        given: dict[str, team.Argument] = {
+            "rows": parts.columns(block),
             "stride": block.stride(0),
             "n": n,
-            "weight": blocks.address(weight),
-            "width": hi - lo,
-            "out": blocks.addresses(out, first + lo),
-            "largest": blocks.parts(found),
+            "weight": weight.buffer_info()[0],
+            "width": parts.widths,
+            "out": parts.columns(out, first),
+            "largest": range(place, place + 8 * len(parts), 8),
         }
         team.run(_mean(lanes), len(parts), given)
-        largest = max(largest, int(found.max()))
-    bits = np.array(largest, np.int64 if lanes.number == "double" else np.int32)
-    magnitude = float(bits.view(out.numpy().dtype))
+        largest = max(largest, *found)
+    kinds = "qd" if lanes.number == "double" else "if"
+    (magnitude,) = struct.unpack(kinds[1], struct.pack(kinds[0], largest))
     return out[:d].to(rows.dtype), inf if isnan(magnitude) else magnitude
 
 
@@ -92,14 +95,13 @@ def _combinations(rows: Tensor, coefficients: Tensor, lanes: Lanes) -> Tensor:
                 continue
             weights = tiled(rounded[done : done + tiles * tile], tile)
             parts = blocks.tasks(block, unit)
-            lo, hi = parts.T
-            given = {
-                "rows": blocks.addresses(block, lo),
-                "offsets": blocks.address(offsets),
-                "weights": blocks.address(weights),
+            given: dict[str, team.Argument] = {
+                "rows": parts.columns(block),
+                "offsets": offsets.data_ptr(),
+                "weights": weights.data_ptr(),
                 "count": len(chosen),
-                "width": hi - lo,
-                "out": blocks.addresses(out[done], first + lo),
+                "width": parts.widths,
+                "out": parts.columns(out[done], first),
                 "pitch": out.stride(0),
                 "tiles": tiles,
             }

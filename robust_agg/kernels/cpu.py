@@ -74,19 +74,18 @@ def _select(
     out = blocks.output(rows, chosen.unit)
     for first, block in blocks.contiguous(rows, chosen.unit):
         parts = blocks.tasks(block, chosen.unit, each=chosen.room * out.element_size())
-        lo, hi = parts.T
         room = out.new_empty(len(parts), chosen.room)
-        given = {
+        given: dict[str, team.Argument] = {
             **same,
-            "rows": blocks.addresses(block, lo),
+            "rows": parts.columns(block),
             "stride": block.stride(0),
-            "width": hi - lo,
-            "out": blocks.addresses(out, first + lo),
-            "values": blocks.parts(room),
+            "width": parts.widths,
+            "out": parts.columns(out, first),
+            "values": blocks.own(room),
         }
         if point is not None:
             beside = blocks.padded(point, first, min(first + block.shape[1], d), chosen.unit)
-            given["point"] = blocks.addresses(beside, lo)
+            given["point"] = parts.columns(beside)
         team.run(_compiled(chosen), len(parts), given)
     return out[:d]
 
@@ -149,22 +148,21 @@ def mixed_order_mean(rows: Tensor, coefficients: Tensor, wanted: OrderMean) -> T
         offsets = read * block.stride(0)
         each = (len(whole) * pitch + chosen.room) * out.element_size()
         parts = blocks.tasks(block, unit, each=each)
-        lo, hi = parts.T
         buffers = out.new_empty(len(parts), len(whole), pitch)
         values = out.new_empty(len(parts), chosen.room)
-        given = {
+        given: dict[str, team.Argument] = {
             **chosen.arguments,
-            "rows": blocks.addresses(block, lo),
-            "offsets": blocks.address(offsets),
-            "weights": blocks.address(weights),
+            "rows": parts.columns(block),
+            "offsets": offsets.data_ptr(),
+            "weights": weights.data_ptr(),
             "count": len(read),
-            "width": hi - lo,
+            "width": parts.widths,
             "tiles": tiles,
-            "buffer": blocks.parts(buffers),
+            "buffer": blocks.own(buffers),
             "pitch": pitch,
             "cached": cached,
-            "values": blocks.parts(values),
-            "out": blocks.addresses(out, first + lo),
+            "values": blocks.own(values),
+            "out": parts.columns(out, first),
         }
         team.run(_mixed(chosen, lanes), len(parts), given)
     return out[:d]
@@ -198,27 +196,26 @@ def centred_gram(rows: Tensor, extra: Tensor | None = None) -> tuple[Tensor, Ten
         beside = blocks.padded(points, first, min(first + block.shape[1], d), unit)
         each = (side * programs.TILE * pitch + room) * centre.element_size() + tiled.nbytes
         parts = blocks.tasks(block, unit, each=each)
-        lo, hi = parts.T
         grams = _zeros(len(parts), *tiled.shape)
         buffers = centre.new_empty(len(parts), side * programs.TILE, pitch)
         buffers[:, vectors:] = 0.0
         values = centre.new_empty(len(parts), room)
-        given = {
+        given: dict[str, team.Argument] = {
             **same,
-            "rows": blocks.addresses(block, lo),
+            "rows": parts.columns(block),
             "stride": block.stride(0),
             "n": n,
-            "extra": blocks.addresses(beside, lo),
+            "extra": parts.columns(beside),
             "extra_stride": beside.stride(0),
             "others": points.shape[0],
-            "width": hi - lo,
-            "centre": blocks.addresses(centre, first + lo),
-            "buffer": blocks.parts(buffers),
+            "width": parts.widths,
+            "centre": parts.columns(centre, first),
+            "buffer": blocks.own(buffers),
             "pitch": pitch,
             "block": GRAM_BLOCK,
             "side": side,
-            "gram": blocks.parts(grams),
-            "values": blocks.parts(values),
+            "gram": blocks.own(grams),
+            "values": blocks.own(values),
         }
         team.run(kernel, len(parts), given)
         tiled += grams.numpy().sum(axis=0)
@@ -238,15 +235,14 @@ def row_distances(rows: Tensor, point: Tensor) -> Tensor:
     for first, block in blocks.contiguous(rows, lanes.width):
         centre = blocks.padded(point, first, min(first + block.shape[1], d), lanes.width)
         parts = blocks.tasks(block, lanes.width)
-        lo, hi = parts.T
         sums = _zeros(len(parts), n)
-        given = {
-            "rows": blocks.addresses(block, lo),
+        given: dict[str, team.Argument] = {
+            "rows": parts.columns(block),
             "stride": block.stride(0),
             "n": n,
-            "width": hi - lo,
-            "point": blocks.addresses(centre, lo),
-            "sums": blocks.parts(sums),
+            "width": parts.widths,
+            "point": parts.columns(centre),
+            "sums": blocks.own(sums),
         }
         team.run(kernel, len(parts), given)
         squares += sums.numpy().sum(axis=0)

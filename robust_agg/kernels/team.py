@@ -8,35 +8,33 @@ from __future__ import annotations
 
 import ctypes
 import os
+from array import array
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
+from itertools import chain, repeat
 from pathlib import Path
+from typing import TypeAlias
 
-import numpy as np
 import torch
 
-from robust_agg.kernels.blocks import Integers
 from robust_agg.kernels.llvm import Kernel
 from robust_agg.kernels.threads import map_ranges
 
+Argument: TypeAlias = int | Sequence[int]
+"""An argument that is the same for all tasks, or one for each."""
 
-def run(kernel: Kernel, tasks: int, given: Mapping[str, int | Sequence[int] | Integers]) -> None:
-    """So many calls of the kernel, in parallel.
 
-    An argument is an integer, the same for all tasks, or one for each. More may be given than the
-    kernel takes.
-    """
-    queue = np.empty(2 + tasks * len(kernel.parameters), np.int64)
-    queue[:2] = 0, tasks
-    arguments = queue[2:].reshape(tasks, len(kernel.parameters))
-    for place, name in enumerate(kernel.parameters):
-        arguments[:, place] = given[name]
+def run(kernel: Kernel, tasks: int, given: Mapping[str, Argument]) -> None:
+    """So many calls of the kernel, in parallel. More may be given than the kernel takes."""
+    own = [given[name] for name in kernel.parameters]
+    each = zip(*(repeat(v, tasks) if isinstance(v, int) else v for v in own), strict=True)
     threads = min(torch.get_num_threads(), tasks)
     fork_join = None if _is_forked else _fork_join()
     if threads > 1 and fork_join is not None:
-        fork_join(kernel.worker, queue.ctypes.data, threads, 0)
+        queue = array("q", [0, tasks, *chain.from_iterable(each)])
+        fork_join(kernel.worker, queue.buffer_info()[0], threads, 0)
     else:
-        map_ranges(kernel.code, [tuple(task) for task in arguments.tolist()])
+        map_ranges(kernel.code, list(each))
 
 
 _is_forked = False
