@@ -16,7 +16,7 @@ from oracles import rules as oracle
 from torch import Tensor
 
 from experiments import cli
-from experiments.bench import aggregators, aggregators_report, clock, peers, plain
+from experiments.bench import aggregators, aggregators_report, bandwidth, clock, peers, plain
 from experiments.bench.catalogue import BENCHES
 from experiments.bench.loops import ByzFLLoop, Loop, OurLoop, Setting
 from experiments.bench.rules import RULES, ours
@@ -138,6 +138,57 @@ def test_the_memory_verdict_is_about_the_largest_rows() -> None:
         c for c in aggregators_report.claims([{**large, "extra": 0.11}]) if "memory" in c.statement
     ]
     assert not claim.holds
+
+
+def on_a_device(rule: str, n: int, ms: float, **changes: Any) -> dict[str, Any]:
+    """Float32 rows of 10⁶ columns, on a device that copies 1000 GB a second: n / 250 ms a pass."""
+    return row(rule=rule, n=n, ms=ms, device="cuda", copy_gbs=1000.0, **changes)
+
+
+@pytest.mark.parametrize(
+    ("rule", "n", "ms", "share", "holds"),
+    [
+        ("CoordinateWiseMedian", 32, 0.16, "80%", True),  # 128 MB
+        ("CoordinateWiseMedian", 32, 0.2, "64%", False),
+        ("L1 batch", 8, 0.04, "80%", True),
+        ("TrimmedMean", 64, 0.5, "51%", True),
+        ("TrimmedMean", 64, 0.7, "37%", False),
+        ("GeometricMedian", 32, 0.4, "64%", True),  # twice 128 MB
+        ("VClip", 64, 1.0, "51%", False),
+    ],
+)
+def test_a_device_s_rules_are_held_to_its_copy_bandwidth(
+    rule: str, n: int, ms: float, share: str, holds: bool
+) -> None:
+    measured = on_a_device(rule, n, ms)
+    (claim,) = bandwidth.claims([measured])
+    assert claim.measured == f"{share} at least ({rule}, n = {n})"
+    assert claim.holds is holds
+    ((title, table),) = bandwidth.tables([measured]).items()
+    assert "1000 GB/s" in title
+    passes = "2" if rule in ("GeometricMedian", "VClip") else "1"
+    assert table[1] == (rule, str(n), "1000000", passes, share)
+
+
+def test_the_longest_rows_and_the_worst_rule_decide() -> None:
+    slow_but_short = on_a_device("Phocas", 32, 1.0)
+    long = on_a_device("Phocas", 32, 1.6, d=10**7)
+    (claim,) = bandwidth.claims([long, slow_but_short, on_a_device("TrimmedMean", 16, 0.08)])
+    assert claim.measured == "80% at least (Phocas, n = 32)"
+    (claim,) = bandwidth.claims([long, on_a_device("TrimmedMean", 16, 0.1)])
+    assert claim.measured == "64% at least (TrimmedMean, n = 16)"
+
+
+def test_without_a_bandwidth_there_is_nothing_to_claim() -> None:
+    rows = [
+        row(ms=0.1),
+        on_a_device("Krum", 32, 0.1),
+        on_a_device("VClip", 32, 0.1, dtype="float16"),
+        on_a_device("VClip", 32, 0.1, who="ByzFL"),
+    ]
+    assert not list(bandwidth.claims(rows))
+    assert not bandwidth.tables(rows)
+    assert clock.copy_bandwidth("cpu") is None
 
 
 ORACLES = {
