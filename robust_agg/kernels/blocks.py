@@ -8,6 +8,7 @@ from itertools import repeat
 
 from torch import Tensor
 
+from robust_agg.kernels.pages import advised
 from robust_agg.kernels.reference import compute_dtype
 from robust_agg.kernels.threads import ranges
 
@@ -97,7 +98,7 @@ def padded(tensor: Tensor, lo: int, hi: int, unit: int) -> Tensor:
 def output(rows: Tensor, unit: int, *count: int) -> Tensor:
     """Room for a number a column, up to a multiple of `unit`; zeros beyond the columns."""
     d = rows.shape[1]
-    out = rows.new_empty(*count, -(-d // unit) * unit, dtype=compute_dtype(rows.dtype))
+    out = advised(rows.new_empty(*count, -(-d // unit) * unit, dtype=compute_dtype(rows.dtype)))
     if d % unit:
         out[..., d:] = 0.0
     return out

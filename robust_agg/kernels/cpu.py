@@ -24,6 +24,7 @@ from robust_agg.kernels import (
     team,
 )
 from robust_agg.kernels.combinations import combine, mean, mix
+from robust_agg.kernels.pages import advised
 from robust_agg.kernels.reference import OrderMean
 from robust_agg.kernels.selection import Selection
 from robust_agg.kernels.threads import map_ranges, ranges
@@ -148,7 +149,7 @@ def mixed_order_mean(rows: Tensor, coefficients: Tensor, wanted: OrderMean) -> T
         offsets = read * block.stride(0)
         each = (len(whole) * pitch + chosen.room) * out.element_size()
         parts = blocks.tasks(block, unit, each=each)
-        buffers = out.new_empty(len(parts), len(whole), pitch)
+        buffers = advised(out.new_empty(len(parts), len(whole), pitch))
         values = out.new_empty(len(parts), chosen.room)
         given: dict[str, team.Argument] = {
             **chosen.arguments,
@@ -197,7 +198,7 @@ def centred_gram(rows: Tensor, extra: Tensor | None = None) -> tuple[Tensor, Ten
         each = (side * programs.TILE * pitch + room) * centre.element_size() + tiled.nbytes
         parts = blocks.tasks(block, unit, each=each)
         grams = _zeros(len(parts), *tiled.shape)
-        buffers = centre.new_empty(len(parts), side * programs.TILE, pitch)
+        buffers = advised(centre.new_empty(len(parts), side * programs.TILE, pitch))
         buffers[:, vectors:] = 0.0
         values = centre.new_empty(len(parts), room)
         given: dict[str, team.Argument] = {
