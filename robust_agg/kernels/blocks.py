@@ -5,12 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import repeat
+from typing import Any, TypeAlias
 
+from numpy.typing import NDArray
 from torch import Tensor
 
 from robust_agg.kernels.pages import advised
 from robust_agg.kernels.reference import compute_dtype
 from robust_agg.kernels.threads import ranges
+
+Array: TypeAlias = NDArray[Any]
 
 SMALLEST_COMPILED = 1 << 16
 """Numbers from which on kernels are compiled that do not depend on how many rows there are."""

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from functools import cache, partial
 from math import inf, isnan
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -82,7 +83,8 @@ def _combinations(rows: Tensor, coefficients: Tensor, lanes: Lanes) -> Tensor:
     Rows are not read whose coefficients are 0, or are when rounded to the precision of the sums.
     """
     m, d = len(coefficients), rows.shape[1]
-    unit = combination_programs.MIX_VECTORS * lanes.width
+    vectors = 1 if m < combination_programs.MIX_TILE else combination_programs.MIX_VECTORS
+    unit = vectors * lanes.width
     out = blocks.output(rows, unit, m)
     chosen, rounded = used(coefficients, out.dtype)
     for first, block in blocks.contiguous(rows, unit):
@@ -97,8 +99,8 @@ def _combinations(rows: Tensor, coefficients: Tensor, lanes: Lanes) -> Tensor:
             parts = blocks.tasks(block, unit)
             given: dict[str, team.Argument] = {
                 "rows": parts.columns(block),
-                "offsets": offsets.data_ptr(),
-                "weights": weights.data_ptr(),
+                "offsets": offsets.ctypes.data,
+                "weights": weights.ctypes.data,
                 "count": len(chosen),
                 "width": parts.widths,
                 "out": parts.columns(out[done], first),
@@ -110,17 +112,20 @@ def _combinations(rows: Tensor, coefficients: Tensor, lanes: Lanes) -> Tensor:
     return out[:, :d]
 
 
-def used(coefficients: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """Which rows have a coefficient (m, n) that is not 0 in `dtype`, and those coefficients."""
-    rounded = coefficients.to(dtype)
-    chosen = rounded.any(dim=0).nonzero().flatten()
-    return chosen, rounded[:, chosen]
+def used(coefficients: Tensor, dtype: torch.dtype) -> tuple[blocks.Array, blocks.Array]:
+    """Which rows have a coefficient (m, n) that is not 0 in `dtype`, and those coefficients.
+
+    In numpy, which takes a fraction of torch's time to begin an operation on so few numbers.
+    """
+    rounded = coefficients.to(dtype).numpy()
+    chosen = np.flatnonzero(rounded.any(axis=0))
+    return chosen, rounded if len(chosen) == rounded.shape[1] else rounded[:, chosen]
 
 
-def tiled(coefficients: Tensor, tile: int) -> Tensor:
+def tiled(coefficients: blocks.Array, tile: int) -> blocks.Array:
     """Coefficients (m, k), of so many combinations together, as ``(m // tile, k, tile)``."""
     m, k = coefficients.shape
-    return coefficients.view(m // tile, tile, k).transpose(1, 2).contiguous()
+    return np.ascontiguousarray(coefficients.reshape(m // tile, tile, k).swapaxes(1, 2))
 
 
 @cache

@@ -140,7 +140,7 @@ def mixed_order_mean(rows: Tensor, coefficients: Tensor, wanted: OrderMean) -> T
     out = blocks.output(rows, unit)
     read, rounded = combinations.used(coefficients, out.dtype)
     tiles = -(-m // combination_programs.MIX_TILE)
-    whole = out.new_zeros(tiles * combination_programs.MIX_TILE, len(read))
+    whole = np.zeros((tiles * combination_programs.MIX_TILE, len(read)), rounded.dtype)
     whole[:m] = rounded
     weights = combinations.tiled(whole, combination_programs.MIX_TILE)
     cached = max(1, MIXED_NUMBERS // len(whole) // unit) * unit
@@ -154,8 +154,8 @@ def mixed_order_mean(rows: Tensor, coefficients: Tensor, wanted: OrderMean) -> T
         given: dict[str, team.Argument] = {
             **chosen.arguments,
             "rows": parts.columns(block),
-            "offsets": offsets.data_ptr(),
-            "weights": weights.data_ptr(),
+            "offsets": offsets.ctypes.data,
+            "weights": weights.ctypes.data,
             "count": len(read),
             "width": parts.widths,
             "tiles": tiles,
@@ -221,8 +221,8 @@ def centred_gram(rows: Tensor, extra: Tensor | None = None) -> tuple[Tensor, Ten
         team.run(kernel, len(parts), given)
         tiled += grams.numpy().sum(axis=0)
     square = tiled.transpose(0, 2, 1, 3).reshape(side * programs.TILE, side * programs.TILE)
-    upper = np.triu(square[:vectors, :vectors])
-    return centre[:d], torch.from_numpy(upper + np.triu(upper, 1).T)
+    square = square[:vectors, :vectors]
+    return centre[:d], torch.from_numpy(np.where(_upper(vectors), square, square.T))
 
 
 def row_distances(rows: Tensor, point: Tensor) -> Tensor:
@@ -274,6 +274,12 @@ def _gram(lanes: Lanes) -> llvm.Kernel:
 def _row_distances(lanes: Lanes, point: str) -> llvm.Kernel:
     beside = Lanes(storage=point, width=lanes.width)
     return llvm.compile_function(programs.row_distances(lanes, beside))
+
+
+@lru_cache(maxsize=16)
+def _upper(size: int) -> blocks.Array:
+    """Where a matrix is on or above its diagonal."""
+    return np.tri(size, dtype=bool).T
 
 
 def _zeros(*shape: int) -> Tensor:

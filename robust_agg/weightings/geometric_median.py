@@ -79,9 +79,9 @@ class GeometricMedian(Weighted):
         return super()._explain(rows, generator, distances=distances)
 
     def weigh(self, geometry: Geometry, generator: torch.Generator | None) -> Weighing:
-        chosen = geometry.accepted.nonzero().flatten()
+        chosen, gram = geometry.accepted_gram()
         solution, report = minimise_distances(
-            geometry.gram[chosen][:, chosen],
+            gram,
             torch.ones(len(chosen), dtype=torch.float64, device="cpu"),
             tolerance=self.tolerance,
             max_iterations=self.max_iterations,
