@@ -104,15 +104,13 @@ class _DistanceBatch(Radial):
         n = rows.shape[0]
         # m travels as one more row beside the rows' own centre: far from them, it is none itself.
         geometry, _ = measure(rows, m)
-        kept = geometry.accepted.nonzero().flatten()
+        kept, gram = geometry.accepted_gram()
         # F times min(τ, 1), so that no τ makes an infinite anchor.
         weights = (kept < n).double() / n * min(tau, 1.0)
         anchor = (kept == n).double() / max(tau, 1.0)
         if not bool((kept < n).any()) or not bool((kept == n).any()):
             return m.clone(), torch.zeros(n, dtype=torch.float64, device="cpu"), None
-        solution, report = minimise_distances(
-            geometry.gram[kept][:, kept], weights, loss=self.loss, anchor=anchor
-        )
+        solution, report = minimise_distances(gram, weights, loss=self.loss, anchor=anchor)
         over_rows = torch.zeros(n + 1, dtype=torch.float64, device="cpu")
         over_rows[kept] = solution
         return kernels.combine(rows, over_rows[:n], m, dtype=m.dtype), over_rows[:n], report

@@ -44,7 +44,8 @@ class Mean(Weighted):
         output, largest = kernels.mean(rows)
         limit = torch.finfo(torch.promote_types(rows.dtype, torch.float32)).max
         if largest <= limit / (2 * rows.shape[1] ** 0.5):
-            weights = _uniform(torch.ones(len(rows), dtype=torch.bool, device="cpu"))
+            n = len(rows)
+            weights = torch.full((n,), 1 / n, dtype=torch.float64, device="cpu")
             return explained(output, rows, distances=distances, weights=weights)
         # Some row may be too far: norms tell. The mean needs no other geometry, no Gram is formed.
         norms = kernels.row_distances(rows, rows.new_zeros(rows.shape[1]))
