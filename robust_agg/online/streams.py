@@ -98,21 +98,20 @@ def approach(
     bounds = [d * part // count for part in range(count + 1)]
     reach = rows.new_empty(k, count, 2)
     size = rows.element_size()
-    tasks = [
-        {
-            "row": row + lo * size,
-            "point": point.data_ptr() + lo * size,
-            "moved": result.data_ptr() + lo * size,
-            "out": copied + lo * size,
-            "width": hi - lo,
-            "weight": weight.data_ptr(),
-            "reach": reach.data_ptr() + 2 * (i * count + part) * size,
-        }
-        for i, (point, result) in enumerate(zip(points, moved, strict=True))
-        for row, copied in [[t.data_ptr() + i * t.stride(0) * size for t in (rows, out)]]
-        for part, (lo, hi) in enumerate(pairwise(bounds))
-    ]
-    team.run(_approach(lanes, near), tasks)
+    starts = {
+        "row": [rows.data_ptr() + i * rows.stride(0) * size for i in range(k)],
+        "point": [point.data_ptr() for point in points],
+        "moved": [result.data_ptr() for result in moved],
+        "out": [out.data_ptr() + i * out.stride(0) * size for i in range(k)],
+    }
+    given: dict[str, team.Argument] = {
+        name: [start + lo * size for start in of_streams for lo in bounds[:-1]]
+        for name, of_streams in starts.items()
+    }
+    given["width"] = [hi - lo for lo, hi in pairwise(bounds)] * k
+    given["weight"] = weight.data_ptr()
+    given["reach"] = [reach.data_ptr() + 2 * task * size for task in range(k * count)]
+    team.run(_approach(lanes, near), k * count, given)
     # The largest entries of row and point, NaN where one is. Float64: as a sum of numbers is.
     ends = reach.amax(dim=1).double().sum(dim=1) * d**0.5
     measured = (ends <= too_far(rows.dtype)).tolist()
