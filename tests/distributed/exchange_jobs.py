@@ -1,0 +1,104 @@
+"""What the tests of the exchanges have ranks do."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from rank_jobs import Rule, own
+from torch import Tensor
+
+from robust_agg.distributed import RobustAllReduce
+from robust_agg.distributed.exchanges import Exchange, exchange
+from robust_agg.distributed.later import Later, Then
+from robust_agg.distributed.ranks import Ranks
+from robust_agg.distributed.slices import Slices
+
+
+def meeting(options: dict[str, Any]) -> Exchange:
+    return exchange(None, who="test", timeout=20.0, **options)
+
+
+def there_and_back(vectors: list[Tensor], options: dict[str, Any]) -> dict[str, Any]:
+    """What a rank holds of the rows, and what its columns of the first row become."""
+    met = meeting(options)
+    vector = own(vectors)
+    rows = met.rows(vector).result()
+    room = rows.new_empty(rows.shape)
+    in_room = met.rows(vector, room).result()
+    out = vector.new_empty(len(vector))
+    whole = met.whole(rows[0], len(vector)).result()
+    met.whole(rows[0].clone(), len(vector), out).result()
+    return {
+        "rows": rows,
+        "in room": in_room.data_ptr() == room.data_ptr(),
+        "same rows": bool((in_room == rows).all()),
+        "counts": met.counts(len(vector)),
+        "own": met.own(vectors[0]),
+        "whole": whole,
+        "out": out,
+    }
+
+
+def both_collections(vectors: list[Tensor]) -> list[Tensor]:
+    """A vector put together by broadcasts, and by a gather as on nccl; without out, and with."""
+    ranks = Ranks(who="test", timeout=20.0)
+    vector = vectors[0]
+    slices = Slices(len(vector), ranks.size)
+    piece = vector[slices.of(ranks.rank)].clone()
+    found = []
+    for ranks.by_broadcasts in (True, False):
+        found.append(ranks.collect(piece, slices).result())
+        found.append(ranks.collect(piece, slices, vector.new_empty(len(vector))).result())
+    return found
+
+
+def equivocal(rule: Rule, rows: list[Tensor], liar: int, row: int) -> Exception | None:
+    """A replicated step in which one rank has received another row than the others."""
+    reduction = RobustAllReduce(rule, trust="replicated")
+    ranks = reduction.ranks
+    if ranks.rank == liar:
+        honest = ranks.gather_later
+
+        def gather_later(part: Tensor, what: str) -> Later:
+            if what != "the gathering of rows":
+                return honest(part, what)
+
+            def changed(found: Tensor) -> Tensor:
+                found[row, -1] += 1
+                return found
+
+            return Then(honest(part, what), changed)
+
+        ranks.gather_later = gather_later  # type: ignore[assignment,method-assign]
+    try:
+        reduction(own(rows))
+    except Exception as error:
+        return error
+    finally:
+        dist.barrier()
+    return None
+
+
+def in_place(rule: Rule, rows: list[Tensor]) -> tuple[Tensor, bool]:
+    """A step whose result goes where the row was."""
+    row = own(rows).clone()
+    found = RobustAllReduce(rule)(row, out=row)
+    return found, found.data_ptr() == row.data_ptr()
+
+
+def badly_out(rule: Rule, case: str) -> Exception | None:
+    """What is raised where the result cannot go where it should."""
+    row = torch.ones(4, 6)
+    outs: dict[str, Any] = {
+        "shape": torch.ones(24),
+        "dtype": torch.ones(4, 6, dtype=torch.float64),
+        "strided": torch.ones(6, 4).T,
+        "one rank": torch.ones(24) if dist.get_rank() == 1 else torch.ones(4, 6),
+    }
+    try:
+        RobustAllReduce(rule)(row, out=outs[case])
+    except Exception as error:
+        return error
+    return None
