@@ -172,7 +172,7 @@ class RobustAllReduce:
         Raises:
             ValueError: the state is that of rows of another layout.
         """
-        if isinstance(self._sharded.rule, Estimator) and self._layout not in (None, layout):
+        if self._sharded.state and self._layout != layout:
             raise ValueError(
                 f"{self.ranks.who}: tensor must have the shapes and dtypes of the first step"
             )
