@@ -45,4 +45,4 @@ class InnerProductManipulation(Attack):
     def __call__(
         self, view: View, state: State, generator: torch.Generator
     ) -> tuple[Tensor, State]:
-        return (-self.epsilon * view.honest.mean(dim=0)).expand(view.byzantine, -1), state
+        return (-self.epsilon * view.honest_mean).expand(view.byzantine, -1), state

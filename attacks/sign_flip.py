@@ -49,4 +49,4 @@ class SignFlip(Attack):
     ) -> tuple[Tensor, State]:
         if self.of == "own":
             return -self.scale * view.own, state
-        return (-self.scale * view.honest.mean(dim=0)).expand(view.byzantine, -1), state
+        return (-self.scale * view.honest_mean).expand(view.byzantine, -1), state

@@ -118,6 +118,13 @@ class View:
         return self._copy("honest", Knowledge.HONEST)
 
     @property
+    def honest_mean(self) -> Tensor:
+        """Their mean as they were sent, ``(d,)``; needs ``Knowledge.HONEST``. No copy is made."""
+        if Knowledge.HONEST not in self._rows:
+            raise self._refusal("honest_mean", Knowledge.HONEST)
+        return _together(self._rows[Knowledge.HONEST]).mean(dim=0)
+
+    @property
     def defence(self) -> Defence:
         """The defence, to query; needs ``Knowledge.DEFENCE``."""
         return self._query("defence")
@@ -143,3 +150,22 @@ class View:
         return KnowledgeError(
             f"{self._reader}: reading view.{attribute} requires {needed}, declared {self._knows}"
         )
+
+
+def _together(rows: Sequence[Tensor]) -> Tensor:
+    """Rows ``(d,)`` as one matrix, not to be changed: a view where they lie in one block."""
+    rows = [row.detach() for row in rows]
+    first = rows[0]
+    begin = first.storage_offset()
+    step = rows[1].storage_offset() - begin if len(rows) > 1 else first.numel()
+    one_block = step >= 0 and all(
+        type(row) is Tensor
+        and row.untyped_storage().data_ptr() == first.untyped_storage().data_ptr()
+        and row.storage_offset() == begin + place * step
+        and row.stride() == (1,)
+        and not row.is_neg()
+        for place, row in enumerate(rows)
+    )
+    return (
+        first.as_strided((len(rows), first.numel()), (step, 1)) if one_block else torch.stack(rows)
+    )

@@ -100,7 +100,7 @@ def minimise_distances(
     *,
     loss: RadialLoss | None = None,
     anchor: Tensor | None = None,
-    tolerance: float = 1e-10,
+    tolerance: float = 1e-13,
     max_iterations: int = 200,
 ) -> tuple[Tensor, SolverReport]:
     """The minimiser of ``F(y) = Σ_i w_i φ(‖y - p_i‖) + ½ Σ_i a_i ‖y - p_i‖²``.

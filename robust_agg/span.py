@@ -10,7 +10,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import cached_property
+from math import isfinite
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -93,8 +95,9 @@ class Geometry:
         """``(m, m)`` of ‖p_i - p_k‖²; 0 on the diagonal, Inf where either point is rejected."""
         spread = self._deviation_gram.diagonal()
         squares = spread[:, None] + spread[None, :] - 2 * self._deviation_gram
-        mass = self._mass[:, None] - self._mass[None, :]
-        if bool(mass.any()):
+        # Of the rows themselves, those that are accepted have a mass of 1 each.
+        mass = self._mass[:, None] - self._mass[None, :] if self.mixing is not None else None
+        if mass is not None and bool(mass.any()):
             cross = self._cross[:, None] - self._cross[None, :]
             squares = squares + mass.square() * self.centre_norm + 2 * mass * cross
         both = self.accepted[:, None] & self.accepted[None, :]
@@ -107,12 +110,20 @@ class Geometry:
         The origin o is ``ā c`` with ā the median of the masses, near which most points lie: entries
         are as accurate as their distances, however far c is from 0 and other points are from c.
         """
+        if self.mixing is None:
+            return self.deviations
         excess = self._mass - self._mass[self.accepted].median()
         if not bool((excess * self.accepted).any()):
             return self._deviation_gram
         cross = excess[:, None] * self._cross
         own = excess[:, None] * excess * self.centre_norm
         return self._deviation_gram + own + cross + cross.T
+
+    def accepted_gram(self) -> tuple[Tensor, Tensor]:
+        """The places (k,) of the points that are not rejected, and :attr:`gram` of these alone."""
+        places = self.accepted.nonzero().flatten()
+        gram = self.gram if len(places) == len(self) else self.gram[places][:, places]
+        return places, gram
 
     def mixed(self, mixing: Tensor, accepted: Tensor) -> Geometry:
         """The geometry of the points ``mixing @ points``, ``mixing`` of shape ``(m', m)``."""
@@ -185,15 +196,16 @@ def measure(
     spread = gram.diagonal()[1:]
     precision = _precision(centre.dtype)
     lost = rows.dtype != torch.float64 and _lost_digits(
-        rows, centre, gram[0, 0], spread[: len(rows)], shards
+        rows, centre, float(gram[0, 0]), spread[: len(rows)], shards
     )
     if lost:
         gram = shards.sum(_exact_gram(rows, extra))
         spread = gram.diagonal()[1:]
         precision = _precision(torch.float64)
     finite = spread <= too_far(torch.promote_types(rows.dtype, torch.float32)) ** 2
-    keep = torch.cat([finite.new_ones(1), finite])
-    gram = torch.where(keep[:, None] & keep[None, :], gram, 0.0)
+    if not bool(finite.all()):
+        keep = torch.cat([finite.new_ones(1), finite])
+        gram = torch.where(keep[:, None] & keep[None, :], gram, 0.0)
     geometry = Geometry(
         mixing=None,
         accepted=finite,
@@ -226,16 +238,17 @@ def measure_norms(rows: Tensor, *, shards: Shards = WHOLE) -> Geometry:
 
 
 def _lost_digits(
-    rows: Tensor, centre: Tensor, centre_square: Tensor, spread: Tensor, shards: Shards
+    rows: Tensor, centre: Tensor, centre_square: float, spread: Tensor, shards: Shards
 ) -> bool:
     """Whether float32 squares under- or overflowed where float64 ones would not: a rare case.
 
     Judged by the median of the spreads, which one far row cannot move.
     """
-    if not bool(centre_square.isfinite()):
+    if not isfinite(centre_square):
         return True
-    finite = spread[spread.isfinite()]
-    if len(finite) == 0 or float(finite.median()) >= _UNDERFLOW:
+    # In numpy, which takes a fraction of torch's time to begin an operation on so few numbers.
+    finite = np.sort(spread.numpy()[np.isfinite(spread.numpy())])
+    if len(finite) == 0 or finite[(len(finite) - 1) // 2] >= _UNDERFLOW:
         return False
     # Rows that are equal, such as gradients of what is not in use, have no digits to lose.
     distances = shards.distances(rows, centre)

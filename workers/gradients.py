@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Sequence
-from math import prod
+from collections.abc import Callable, Iterable
 from typing import TypeAlias
 
 import torch
@@ -59,8 +58,9 @@ class Gradients:
             raise ValueError("Gradients: model must have trainable parameters, found none")
         self._shapes = {name: p.shape for name, p in trained.items()}
         self._dtypes = {name: p.dtype for name, p in trained.items()}
+        self._lengths = [p.numel() for p in trained.values()]
         self._buffers = dict(model.named_buffers())
-        self.dim = sum(p.numel() for p in trained.values())
+        self.dim = sum(self._lengths)
         obstacle = _obstacle(model)
         if vectorize and obstacle is not None:
             raise ValueError(
@@ -69,47 +69,51 @@ class Gradients:
         self.vectorize = vectorize if obstacle is None else False
         if self.vectorize is not False:
             _load_vmap()
+        # Of one vector of weights, which torch.func wraps in less time than a tensor a layer.
+        each = grad(self._loss_at)
+        self._of_shared, self._of_own = vmap(each, in_dims=(None, 0, 0)), vmap(each)
 
     def __call__(
-        self, weights: Tensor, inputs: Tensor, targets: Tensor, seeds: Sequence[int], *, out: Tensor
-    ) -> None:
-        """Write the gradients of k workers to the rows of ``out``.
+        self, weights: Tensor, inputs: Tensor, targets: Tensor, seeds: Iterable[int]
+    ) -> Tensor:
+        """The gradients of k workers, ``(k, d)`` of the dtype of the weights.
 
         Args:
             weights: ``(d,)``, shared by the workers, or ``(k, d)``, one row each.
             inputs: ``(k, batch, ...)``.
             targets: ``(k, batch, ...)``.
-            seeds: one per worker, for models that draw random numbers.
-            out: ``(k, d)``.
+            seeds: one per worker, asked for only where workers are looped over.
         """
+        weights = weights.detach()
         if self.vectorize is not None:
             method = self._vectorized if self.vectorize else self._looped
-            method(weights, inputs, targets, seeds, out)
-            return
+            return method(weights, inputs, targets, seeds)
         try:
-            self._vectorized(weights, inputs, targets, seeds, out)
+            rows = self._vectorized(weights, inputs, targets, seeds)
             self.vectorize = True
         except Exception as error:
             # Whatever vmap cannot do the loop can, or it says better what is wrong.
-            self._looped(weights, inputs, targets, seeds, out)
+            rows = self._looped(weights, inputs, targets, seeds)
             self.vectorize = False
             _log.info("looping over the workers, vmap does not support the model: %s", error)
+        return rows
 
     def _vectorized(
-        self, weights: Tensor, inputs: Tensor, targets: Tensor, seeds: Sequence[int], out: Tensor
-    ) -> None:
-        def loss(parameters: dict[str, Tensor], inputs: Tensor, targets: Tensor) -> Tensor:
-            return self._loss(functional_call(self._model, parameters, (inputs,)), targets)
+        self, weights: Tensor, inputs: Tensor, targets: Tensor, seeds: Iterable[int]
+    ) -> Tensor:
+        of_all = self._of_shared if weights.dim() == 1 else self._of_own
+        rows: Tensor = of_all(weights, inputs, targets)
+        return rows.contiguous()  # gradients that are 0 may all be the same memory
 
-        shared = weights.dim() == 1
-        rows = vmap(grad(loss), in_dims=(None if shared else 0, 0, 0))(
-            self._unflatten(weights), inputs, targets
+    def _loss_at(self, weights: Tensor, inputs: Tensor, targets: Tensor) -> Tensor:
+        return self._loss(
+            functional_call(self._model, self._unflatten(weights), (inputs,)), targets
         )
-        self._flatten(rows, out)
 
     def _looped(
-        self, weights: Tensor, inputs: Tensor, targets: Tensor, seeds: Sequence[int], out: Tensor
-    ) -> None:
+        self, weights: Tensor, inputs: Tensor, targets: Tensor, seeds: Iterable[int]
+    ) -> Tensor:
+        rows = weights.new_empty(len(inputs), self.dim)
         for i, seed in enumerate(seeds):
             parameters = {
                 name: view.detach().requires_grad_()
@@ -118,7 +122,7 @@ class Gradients:
                 ).items()
             }
             buffers = {name: buffer.clone() for name, buffer in self._buffers.items()}
-            devices = [out.device] if out.device.type == "cuda" else []
+            devices = [rows.device] if rows.device.type == "cuda" else []
             with _global_generators, torch.random.fork_rng(devices), torch.enable_grad():
                 torch.manual_seed(seed)
                 outputs = functional_call(self._model, {**parameters, **buffers}, (inputs[i],))
@@ -127,23 +131,18 @@ class Gradients:
                     list(parameters.values()),
                     materialize_grads=True,
                 )
-            self._flatten(dict(zip(parameters, gradients, strict=True)), out[i])
+            parts = torch.split(rows[i], self._lengths)
+            for part, gradient in zip(parts, gradients, strict=True):
+                part.copy_(gradient.reshape(-1))
+        return rows
 
     def _unflatten(self, weights: Tensor) -> dict[str, Tensor]:
-        """The parameters by name, as views of the last dimension where the dtype is the model's."""
-        lengths = [prod(shape) for shape in self._shapes.values()]
-        parts = torch.split(weights.detach(), lengths, dim=-1)
+        """The parameters ``(d,)`` by name, as views where the dtype is the model's."""
+        parts = torch.split(weights, self._lengths)
         return {
-            name: part.reshape((*weights.shape[:-1], *shape)).to(self._dtypes[name])
+            name: part.reshape(shape).to(self._dtypes[name])
             for part, (name, shape) in zip(parts, self._shapes.items(), strict=True)
         }
-
-    def _flatten(self, gradients: dict[str, Tensor], out: Tensor) -> None:
-        start = 0
-        for name, shape in self._shapes.items():
-            part = out[..., start : start + prod(shape)]
-            part.copy_(gradients[name].reshape(part.shape))
-            start += prod(shape)
 
 
 def _load_vmap() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Protocol, TypeVar
@@ -14,10 +14,12 @@ from torch import Tensor, nn
 from robust_agg.checkpoint import to_device
 from robust_agg.errors import check_count, check_positive
 from robust_agg.messages import Update, encode, pack
+from robust_agg.online.estimator import Estimator
+from robust_agg.online.streams import Steps, step_in_turn
 from robust_agg.seeding import derive, generator
 from robust_agg.types import State
 from workers.gradients import Gradients, Loss
-from workers.worker import LogicalWorker
+from workers.worker import LogicalWorker, batches
 
 _CHUNK_BYTES = 16 << 20
 # Gradients of one vectorised call: large enough to keep the cores busy, small beside the rows.
@@ -25,19 +27,10 @@ _CHUNK_BYTES = 16 << 20
 Spec = TypeVar("Spec", bound="HostSpec")
 
 
-class LocalEstimator(Protocol):
+class LocalEstimator(Steps, Protocol):
     """What a worker passes its row through; every ``robust_agg.online`` estimator is one."""
 
     def init(self, like: Tensor) -> State: ...
-
-    def step(
-        self,
-        rows: Tensor,
-        state: State,
-        *,
-        senders: Sequence[int] | None = None,
-        generator: torch.Generator | None = None,
-    ) -> tuple[Tensor, State]: ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -166,8 +159,8 @@ class Host:
             active: the workers asked this round; all if None. The others' states stay.
 
         Returns:
-            Updates in the order of ``active``; their rows are views of one ``(k, d)`` block that
-            nothing else refers to.
+            Updates in the order of ``active``; their rows are views of a ``(k, d)`` block for each
+            chunk, which nothing else refers to.
 
         Raises:
             ValueError: parameters of another size, or a worker that is not of this host.
@@ -182,16 +175,16 @@ class Host:
                 f"found {tuple(parameters.shape)}"
             )
         parameters = parameters.detach().to(self.spec.device)
-        block = parameters.new_empty(len(asked), len(parameters))
         rows: dict[int, Tensor] = {}
+        states: dict[int, State] = {}
         for chunk in self._chunks(asked, parameters):
-            start = len(rows)
-            out = block[start : start + len(chunk)]
-            self._work(chunk, round, parameters, out)
-            rows.update(zip((worker.id for worker in chunk), out, strict=True))
-        if self.spec.estimator is not None:
-            for i in asked:
-                self._estimate(self.spec.estimator, i, round, rows[i])
+            ids = [worker.id for worker in chunk]
+            block = self._work(chunk, round, parameters)
+            if self.spec.estimator is not None:
+                block, new = self._estimate(self.spec.estimator, ids, round, block)
+                states.update(zip(ids, new, strict=True))
+            rows.update(zip(ids, block, strict=True))
+        self._states |= states  # all or none: a round that fails leaves them
         return [Update(sender=i, round=round, row=rows[i]) for i in asked]
 
     def reply(self, round: int, parameters: Tensor, active: Collection[int] | None = None) -> bytes:
@@ -218,47 +211,39 @@ class Host:
             for start in range(0, len(workers), size):
                 yield workers[start : start + size]
 
-    def _work(
-        self, workers: list[LogicalWorker], round: int, parameters: Tensor, out: Tensor
-    ) -> None:
+    def _work(self, workers: list[LogicalWorker], round: int, parameters: Tensor) -> Tensor:
+        """``(k, d)``: the workers' gradients, or what their local steps take away."""
         local = self.spec.local
         if local is None:
-            self._step(workers, round, 0, parameters, out)
-            return
-        # The row is what the steps have taken away so far: w₀ - w_k without cancellation.
-        out.zero_()
-        gradients = torch.empty_like(out)
+            return self._step(workers, round, 0, parameters)
+        # What the steps have taken away so far: w₀ - w_k without cancellation.
+        taken = parameters.new_zeros(len(workers), len(parameters))
         for step in range(local.steps):
-            weights = parameters if step == 0 else parameters - out
-            self._step(workers, round, step, weights, gradients)
-            out.add_(gradients, alpha=local.lr)
+            weights = parameters if step == 0 else parameters - taken
+            taken.add_(self._step(workers, round, step, weights), alpha=local.lr)
+        return taken
 
-    def _step(
-        self,
-        workers: list[LogicalWorker],
-        round: int,
-        step: int,
-        weights: Tensor,
-        out: Tensor,
-    ) -> None:
+    def _step(self, workers: list[LogicalWorker], round: int, step: int, weights: Tensor) -> Tensor:
         spec = self.spec
-        batches = [
-            w.batch(spec.batch_size, seed=spec.seed, round=round, step=step) for w in workers
-        ]
-        self._gradients(
-            weights,
-            torch.stack([inputs for inputs, _ in batches]),
-            torch.stack([targets for _, targets in batches]),
-            [derive(spec.seed, "layers", worker.id, round, step) for worker in workers],
-            out=out,
-        )
+        inputs, targets = batches(workers, spec.batch_size, seed=spec.seed, round=round, step=step)
+        seeds = (derive(spec.seed, "layers", worker.id, round, step) for worker in workers)
+        return self._gradients(weights, inputs, targets, seeds)
 
-    def _estimate(self, estimator: LocalEstimator, worker: int, round: int, row: Tensor) -> None:
-        state = self._states.get(worker)
-        estimate, self._states[worker] = estimator.step(
-            row[None],
-            estimator.init(row) if state is None else state,
-            senders=(worker,),
-            generator=generator(self.spec.seed, "local estimator", worker, round),
-        )
-        row.copy_(estimate)
+    def _estimate(
+        self, estimator: LocalEstimator, ids: list[int], round: int, rows: Tensor
+    ) -> tuple[Tensor, list[State]]:
+        """``(k, d)``: the rows as the workers' estimators pass them on; and the new states."""
+
+        def draw(place: int) -> torch.Generator:
+            return generator(self.spec.seed, "local estimator", ids[place], round)
+
+        states = [
+            self._states[i] if i in self._states else estimator.init(row)
+            for i, row in zip(ids, rows, strict=True)
+        ]
+        out = torch.empty_like(rows)
+        if isinstance(estimator, Estimator):
+            new = estimator.step_streams(rows, states, senders=ids, generators=draw, out=out)
+        else:
+            new = step_in_turn(estimator, rows, states, senders=ids, generators=draw, out=out)
+        return out, new

@@ -7,6 +7,7 @@ import queue
 import threading
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, TypeAlias
 
 import torch
@@ -31,6 +32,10 @@ class InlineHosts(HostPool):
     as on Ray, and the caller's thread count stays what it is. A hung thread is given up: it ends
     with the process.
 
+    A single host without a deadline works in the caller's thread, which would only wait: the
+    threads that torch keeps for the caller then do the host's work as well, where a second set of
+    them would contend with the first for the processors.
+
     Args:
         specs: one per host, built here and now.
         deadline: seconds a call may take; None waits for ever.
@@ -45,6 +50,7 @@ class InlineHosts(HostPool):
     ) -> None:
         super().__init__(specs, deadline=deadline, quorum=quorum)
         hosts = [spec.build() for spec in specs]
+        self._only = hosts[0] if len(hosts) == 1 else None
         self._answers: _Answers = queue.SimpleQueue()
         self._calls: list[_Calls] = [queue.SimpleQueue() for _ in hosts]
         started = threading.Barrier(len(hosts) + 1)
@@ -78,10 +84,21 @@ class InlineHosts(HostPool):
 
     def _publish(self, round: int, parameters: Tensor) -> Tensor:
         # A late host may still read them when the caller has changed its own.
-        return parameters.detach().clone()
+        with torch.inference_mode(False):  # or no host could take gradients with respect to them
+            return parameters.detach().clone()
 
     def _submit(self, host: int, method: str, *args: Any) -> None:
-        self._calls[host].put((method, args))
+        if self._only is None or self.deadline is not None or _has_default_device():
+            self._calls[host].put((method, args))
+            return
+        with _as_in_a_thread_of_its_own(self._only.spec):
+            try:
+                answer = _answer(host, self._only, method, args)
+            except BaseException as error:
+                if isinstance(error, KeyboardInterrupt):
+                    raise  # it is the caller who is interrupted
+                answer = Failure(summary(error), gone=True)
+        self._answers.put((host, answer))
 
     def _next(self, timeout: float | None) -> tuple[int, Any | Failure] | None:
         try:
@@ -127,16 +144,40 @@ def _serve(
     while (call := calls.get()) is not None:
         method, args = call
         try:
-            answer = getattr(host, method)(*args)
-        except Exception as error:
-            _log.debug("host %d failed", index, exc_info=True)
-            answer = Failure(f"failed: host {index}: {summary(error)}")
+            answer = _answer(index, host, method, args)
         except BaseException as error:
             answers.put((index, Failure(summary(error), gone=True)))
             return
         answers.put((index, answer))
         # Or the last round's rows would live until the next one's are computed.
         del answer, args, call
+
+
+def _answer(index: int, host: Host, method: str, args: tuple[Any, ...]) -> Any | Failure:
+    """What the host answers, or why it could not; what ends the host is raised."""
+    try:
+        return getattr(host, method)(*args)
+    except Exception as error:
+        _log.debug("host %d failed", index, exc_info=True)
+        return Failure(f"failed: host {index}: {summary(error)}")
+
+
+@contextmanager
+def _as_in_a_thread_of_its_own(spec: HostSpec) -> Iterator[None]:
+    """Torch's settings of the calling thread as the host's thread has them."""
+    callers = torch.get_num_threads()
+    own_precision = torch.autocast(torch.device(spec.device).type, enabled=False)
+    with torch.inference_mode(False), torch.enable_grad(), own_precision:
+        torch.set_num_threads(spec.threads)
+        try:
+            yield
+        finally:
+            torch.set_num_threads(callers)
+
+
+def _has_default_device() -> bool:
+    """Whether the calling thread has a device for its new tensors that a host would not have."""
+    return torch.get_default_device().type != "cpu"
 
 
 def _stop(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -84,15 +85,49 @@ class LogicalWorker:
         the shard is the shard.
         """
         inputs, targets = self.shard.inputs, self.shard.targets
-        count = self.batch_length(size)
-        if count < len(self.shard):
-            chosen = sample(len(self.shard), count, generator(seed, "batch", self.id, round, step))
-            chosen = chosen.to(inputs.device)
+        chosen = self._chosen(size, seed, round, step)
+        if chosen is not None:
             inputs, targets = inputs[chosen], targets[chosen]
         if self.data_attack is None:
             return inputs, targets
         draw = generator(seed, "data attack", self.id, round, step)
         return self.data_attack(inputs, targets, draw)
+
+    def _chosen(self, size: int | None, seed: int, round: int, step: int) -> Tensor | None:
+        """The places of a batch's samples in the shard; None where the batch is the shard."""
+        count = self.batch_length(size)
+        if count == len(self.shard):
+            return None
+        draw = generator(seed, "batch", self.id, round, step)
+        return sample(len(self.shard), count, draw).to(self.shard.inputs.device)
+
+
+def batches(
+    workers: Sequence[LogicalWorker], size: int | None, *, seed: int, round: int, step: int
+) -> tuple[Tensor, Tensor]:
+    """:meth:`LogicalWorker.batch` of k workers whose batches are equally long, stacked.
+
+    Returns:
+        Inputs and targets, each ``(k, batch, ...)``.
+    """
+    if any(worker.data_attack is not None for worker in workers):
+        each = [worker.batch(size, seed=seed, round=round, step=step) for worker in workers]
+        return torch.stack([x for x, _ in each]), torch.stack([y for _, y in each])
+    # Gathered where they belong: a batch of its own would be copied once more.
+    shard, length = workers[0].shard, workers[0].batch_length(size)
+    stacked = tuple(
+        data.new_empty(len(workers), length, *data.shape[1:])
+        for data in (shard.inputs, shard.targets)
+    )
+    for place, worker in enumerate(workers):
+        chosen = worker._chosen(size, seed, round, step)
+        for data, block in zip((worker.shard.inputs, worker.shard.targets), stacked, strict=True):
+            if chosen is None:
+                block[place] = data
+            else:
+                torch.index_select(data, 0, chosen, out=block[place])
+    inputs, targets = stacked
+    return inputs, targets
 
 
 def sample(size: int, count: int, draw: torch.Generator) -> Tensor:
@@ -105,7 +140,10 @@ def sample(size: int, count: int, draw: torch.Generator) -> Tensor:
         return torch.randperm(size, generator=draw)[:count]
     seen: dict[int, None] = {}
     while len(seen) < count:
-        seen |= dict.fromkeys(torch.randint(size, (2 * count,), generator=draw).tolist())
+        drawn = torch.randint(size, (2 * count,), generator=draw)
+        if not seen and len(set(drawn[:count].tolist())) == count:
+            return drawn[:count]
+        seen |= dict.fromkeys(drawn.tolist())
     return torch.tensor(list(seen)[:count])
 
 

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from experiments.bench import aggregators_report as report
-from experiments.bench import plain
-from experiments.bench.clock import SLOW, peak_extra, timing
+from experiments.bench import bandwidth, plain
+from experiments.bench.clock import SLOW, copy_bandwidth, peak_extra, timing
 from experiments.bench.first_call import first_calls
 from experiments.bench.peers import PEERS, MissingPeerError
 from experiments.bench.rules import RULES, Form, ours
@@ -82,7 +82,7 @@ class Aggregators(ModelStudy):
         exact = None
         if rows.numel() <= MEASURABLE:
             exact = plain.TORCH[rule](rows.double(), f)
-        common = {
+        common: dict[str, Any] = {
             "rule": rule,
             "n": case.n,
             "f": f,
@@ -91,6 +91,8 @@ class Aggregators(ModelStudy):
             "device": self.device,
             "read_ms": timing(partial(_read, rows), self.device).ms,
         }
+        if copied := copy_bandwidth(self.device):
+            common["copy_gbs"] = copied / 1e9
         forms = list(self._forms(rule, case, rows, f))
         measured: list[Row] = []
         for place, (who, form) in enumerate(forms):
@@ -129,10 +131,10 @@ class Aggregators(ModelStudy):
         return report.figures(rows)
 
     def tables(self, rows: Sequence[Row]) -> Mapping[str, Table]:
-        return report.tables(rows)
+        return {**report.tables(rows), **bandwidth.tables(rows)}
 
     def claims(self, rows: Sequence[Row]) -> list[Claim]:
-        return report.claims(rows)
+        return [*report.claims(rows), *bandwidth.claims(rows)]
 
     def notes(self, rows: Sequence[Row]) -> list[str]:
         missing = {row["who"]: row["note"] for row in rows if row.get("note")}

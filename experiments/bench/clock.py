@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from functools import lru_cache
 from pathlib import Path
 from statistics import median
 from typing import NamedTuple
@@ -44,6 +45,20 @@ def _seconds(call: Callable[[], object], device: str) -> float:
     call()
     _synchronise(device)
     return time.perf_counter() - begun
+
+
+COPIED = 1 << 29
+"""Bytes that are copied to find a device's bandwidth: more than its caches hold."""
+
+
+@lru_cache
+def copy_bandwidth(device: str) -> float | None:
+    """Bytes a second that a device reads and writes while it copies; None for the CPU."""
+    if device == "cpu":
+        return None
+    source = torch.zeros(COPIED, dtype=torch.uint8, device=device)
+    target = torch.empty_like(source)
+    return 2 * COPIED / (1e-3 * timing(lambda: target.copy_(source), device).ms)
 
 
 def _synchronise(device: str) -> None:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, ClassVar, NamedTuple, Self
 from experiments.bench import collectives_paper as paper
 from experiments.bench.collectives_forms import (
     ALL_REDUCE,
+    CALLED,
     EXCHANGE,
     GRAM,
     MEDIAN,
@@ -29,12 +30,13 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 ALONE = (GRAM, MEDIAN)
+ALIKE = ("CoordinateWiseMedian", "TrimmedMean")
 TARGETS: Mapping[str, tuple[tuple[str, ...], float]] = {
     "CoordinateWiseMedian, TrimmedMean and averaged VClip": (
-        ("CoordinateWiseMedian", "TrimmedMean", VCLIP),
+        (*ALIKE, *(CALLED + name for name in ALIKE), VCLIP),
         2.5,
     ),
-    "GeometricMedian": (("GeometricMedian",), 3.0),
+    "GeometricMedian": (("GeometricMedian", CALLED + "GeometricMedian"), 3.0),
 }
 COLOURS = ("#555555", "#0072B2", "#009E73", "#D55E00", "#CC79A7", "#E69F00")
 
@@ -49,11 +51,13 @@ class Case(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Collectives(Study):
-    """The time of `robust_all_reduce` as a multiple of that of `dist.all_reduce`, over gloo between
+    """The time of a robust all-reduce as a multiple of that of `dist.all_reduce`, over gloo between
     processes of one thread each on this machine, in turns in one run. A time is the slowest rank's;
-    its median over the repeats counts. `communication alone` moves the rows to their slices and
-    the slices back, and does nothing with them; `all_gather` gives every rank all rows, for the
-    rule to be applied by each. Bytes are those that the busiest rank sends, by formula."""
+    its median over the repeats counts. Rules are those of a `RobustAllReduce` that keeps its memory
+    and gives its result in place, as `all_reduce` does; `function` is `robust_all_reduce`, in fresh
+    memory; `communication alone` moves the rows to their slices and the slices back, and does
+    nothing with them; `all_gather` gives every rank all rows, for the rule to be applied by each.
+    Bytes are those that a rank sends on average, by formula."""
 
     title: ClassVar[str] = "A robust all-reduce beside the plain one"
 

@@ -23,11 +23,13 @@ from robust_agg.distributed import RobustAllReduce, robust_all_reduce
 from robust_agg.distributed.header import Header
 from robust_agg.distributed.ranks import Ranks
 from robust_agg.distributed.slices import Slices
+from robust_agg.online.estimator import Estimator
 from robust_agg.seeding import generator
 
 ALL_REDUCE = "all_reduce"
 EXCHANGE = "communication alone"
 VCLIP = "VClip"
+CALLED = "function, "
 NAIVE = "all_gather, "
 GRAM, MEDIAN = "Gram matrix of a slice", "median of a slice"
 """Of the rows in one rank's slice, with no communication."""
@@ -73,14 +75,18 @@ def forms(row: Tensor, scratch: Tensor, n: int) -> dict[str, Callable[[], object
     ranks = Ranks(who="bench", timeout=600)
     slices = Slices(len(row), n)
     slice_of_all = torch.randn(n, slices.width, generator=generator(0, "bench collectives"))
-    step = RobustAllReduce(VClip(tau=0.1 * len(row) ** 0.5), timeout=600)
+    room = torch.empty(n, slices.size(ranks.rank))
 
     def exchange() -> Tensor:
-        rows = ranks.exchange(row, slices).result()
-        return ranks.collect(rows[0], slices).result()
+        rows = ranks.exchange(row, slices.sizes, room).result()
+        return ranks.collect(rows[0], slices, scratch).result()
 
-    def sharded(rule: Aggregator) -> Callable[[], Tensor]:
+    def called(rule: Aggregator) -> Callable[[], Tensor]:
         return lambda: robust_all_reduce(row, rule, timeout=600)
+
+    def kept(name: str, rule: Aggregator | Estimator) -> Callable[[], Tensor]:
+        reduction = RobustAllReduce(rule, timeout=600, name=name)
+        return lambda: reduction(row, out=scratch)
 
     def naive(rule: Aggregator) -> Callable[[], Tensor]:
         return lambda: rule(ranks.gather(row, "all rows"))
@@ -89,8 +95,9 @@ def forms(row: Tensor, scratch: Tensor, n: int) -> dict[str, Callable[[], object
     return {
         ALL_REDUCE: lambda: dist.all_reduce(scratch),
         EXCHANGE: exchange,
-        **{name: sharded(rule) for name, rule in chosen.items()},
-        VCLIP: lambda: step(row),
+        **{CALLED + name: called(rule) for name, rule in chosen.items()},
+        **{name: kept(name, rule) for name, rule in chosen.items()},
+        VCLIP: kept(VCLIP, VClip(tau=0.1 * len(row) ** 0.5)),
         **{NAIVE + name: naive(rule) for name, rule in chosen.items()},
         GRAM: lambda: kernels.centred_gram(slice_of_all),
         MEDIAN: lambda: kernels.sorted_mean(slice_of_all, (n - 1) // 2, n // 2 + 1),
@@ -98,30 +105,30 @@ def forms(row: Tensor, scratch: Tensor, n: int) -> dict[str, Callable[[], object
 
 
 def bytes_sent(n: int, d: int, itemsize: int = 4) -> dict[str, float]:
-    """Bytes that the busiest of n ranks sends in each form, for rows of d numbers.
+    """Bytes that a rank sends in each form, the average of n ranks, for rows of d numbers.
 
-    A gathering sends a rank's part to n - 1 others, or as many parts on to one; a reduction of B
-    bytes sends 2 B (n-1)/n, the least that will do; an exchange every slice but the rank's own.
+    What all others get of every rank, or from it of its row alone, is sent n - 1 times in all, by
+    whatever paths; a reduction of B bytes sends 2 B (n-1)/n a rank, the least that will do.
     """
-    width = Slices(d, n).width
 
     def reduced(size: float) -> float:
         return 2 * size * (n - 1) / n
 
-    least = d - min(Slices(d, n).sizes)
-    rows = itemsize * (least + (n - 1) * width)
-    header = 8 * len(Header._fields) * (n - 1)
+    rows = 2 * itemsize * d * (n - 1) / n
+    header = 8.0 * len(Header._fields) * (n - 1)
     one, gram = reduced(8), reduced(8 * (n + 1) ** 2)
-    measured: Mapping[str, float] = {
+    sums: Mapping[str, float] = {
         "CoordinateWiseMedian": one,
         "TrimmedMean": one,
         "GeometricMedian": gram,
         "NNM + TrimmedMean": gram + one,
         VCLIP: reduced(8 * n),
     }
+    ours = {name: rows + header + more for name, more in sums.items()}
     return {
         ALL_REDUCE: reduced(itemsize * d),
         EXCHANGE: rows,
-        **{name: rows + header + sums for name, sums in measured.items()},
+        **{CALLED + name: ours[name] for name in rules(n)},
+        **ours,
         **{NAIVE + name: itemsize * d * (n - 1.0) for name in rules(n)},
     }

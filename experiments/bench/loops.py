@@ -37,7 +37,7 @@ class Setting:
     Attributes:
         model: ByzFL's name of it.
         rule: a name in ``RULES``.
-        hosts: threads in which our loop computes gradients.
+        hosts: that compute our gradients side by side, and share torch's threads.
     """
 
     model: str
@@ -117,6 +117,7 @@ class OurLoop(Loop):
             loss=nn.functional.cross_entropy,
             seed=setting.seed,
             batch_size=setting.batch_size,
+            threads=max(1, torch.get_num_threads() // setting.hosts),
             estimator=Momentum(beta=setting.momentum),
         )
         with torch.random.fork_rng(devices=[]):

@@ -63,7 +63,7 @@ def _weiszfeld(rows: Tensor, y: Tensor, pull: float = 0.0) -> Iterator[Tensor]:
 
 
 def _converged(steps: Iterator[Tensor]) -> Tensor:
-    tolerance = 1e-11 if (first := next(steps)).dtype is torch.float64 else 1e-6
+    tolerance = 1e-14 if (first := next(steps)).dtype is torch.float64 else 1e-6
     for before, after in islice(pairwise(_prepended(first, steps)), STEPS):
         if float((after - before).norm()) <= tolerance * float(after.norm()):
             break

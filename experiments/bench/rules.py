@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from functools import partial
 from typing import TypeAlias
 
 import torch
@@ -34,10 +33,13 @@ Form: TypeAlias = Callable[[Tensor], Tensor]
 """A rule as it is called: rows ``(n, d)`` to ``(d,)``."""
 
 
-def _step(estimator: Estimator, rows: Tensor) -> Tensor:
-    """A step of an online median from zero; its state is small and part of the price."""
-    point = torch.zeros(rows.shape[1], dtype=rows.dtype, device=rows.device)
-    return estimator.step(rows, estimator.init(point))[0]
+def _step(estimator: Estimator, rows: Tensor) -> Form:
+    """A step of an online median from zero, whose state a server holds before the rows arrive.
+
+    The estimate and the state that follow, ``(d,)`` each, are part of the price.
+    """
+    state = estimator.init(torch.zeros_like(rows[0]))
+    return lambda rows: estimator.step(rows, state)[0]
 
 
 def ours(name: str, rows: Tensor, f: int) -> Form:
@@ -51,8 +53,8 @@ _OURS: Mapping[str, Callable[[Tensor, int], Form]] = {
     "TrimmedMean": lambda rows, f: TrimmedMean(f=f),
     "MeanAroundMedian": lambda rows, f: MeanAroundMedian(f=f),
     "Phocas": lambda rows, f: Phocas(f=f),
-    "L1 batch": lambda rows, f: partial(
-        _step, OnlineMedian(divergence=L1(), tau=ENTRY, fusion="batch")
+    "L1 batch": lambda rows, f: _step(
+        OnlineMedian(divergence=L1(), tau=ENTRY, fusion="batch"), rows
     ),
     "GeometricMedian": lambda rows, f: GeometricMedian(),
     "Krum": lambda rows, f: Krum(f=f),
@@ -62,9 +64,9 @@ _OURS: Mapping[str, Callable[[Tensor, int], Form]] = {
     ),
     "AdaptiveClip + Mean": lambda rows, f: chain(AdaptiveClip(f=f), Mean()),
     "NNM + TrimmedMean": lambda rows, f: chain(NearestNeighborMixing(f=f), TrimmedMean(f=f)),
-    "VClip": lambda rows, f: partial(_step, VClip(tau=clipping_radius(rows))),
-    "L2 batch": lambda rows, f: partial(
-        _step, OnlineMedian(divergence=L2(), tau=clipping_radius(rows), fusion="batch")
+    "VClip": lambda rows, f: _step(VClip(tau=clipping_radius(rows)), rows),
+    "L2 batch": lambda rows, f: _step(
+        OnlineMedian(divergence=L2(), tau=clipping_radius(rows), fusion="batch"), rows
     ),
 }
 

@@ -16,14 +16,12 @@ import torch.distributed as dist
 from torch import Tensor
 
 from robust_agg.aggregator import Aggregator, Explanation
+from robust_agg.distributed.exchanges import Trust, exchange
 from robust_agg.distributed.header import Header, check_usable
-from robust_agg.distributed.layout import Layout
-from robust_agg.distributed.ranks import Ranks
+from robust_agg.distributed.layout import Layout, narrowed, side_by_side
 from robust_agg.distributed.sharded_rule import ShardedRule
-from robust_agg.distributed.slices import Slices
-from robust_agg.errors import as_integer
+from robust_agg.errors import as_integer, shown
 from robust_agg.online.estimator import ESTIMATE, Estimator
-from robust_agg.specification import specification
 from robust_agg.types import State
 
 TIMEOUT = 60.0
@@ -38,6 +36,7 @@ _calls: Counter[str] = Counter()
 def robust_all_reduce(
     tensor: Tensor, aggregator: Aggregator, group: dist.ProcessGroup | None = None, *,
     f: int | None = None, seed: int = 0, timeout: float = TIMEOUT,
+    trust: Trust = "sharded", groups: int | None = None,
 ) -> Tensor: ...  # fmt: skip
 
 
@@ -45,6 +44,7 @@ def robust_all_reduce(
 def robust_all_reduce(
     tensor: Sequence[Tensor], aggregator: Aggregator, group: dist.ProcessGroup | None = None, *,
     f: int | None = None, seed: int = 0, timeout: float = TIMEOUT,
+    trust: Trust = "sharded", groups: int | None = None,
 ) -> list[Tensor]: ...  # fmt: skip
 
 
@@ -56,11 +56,13 @@ def robust_all_reduce(
     f: int | None = None,
     seed: int = 0,
     timeout: float = TIMEOUT,
+    trust: Trust = "sharded",
+    groups: int | None = None,
 ) -> Tensor | list[Tensor]:
     """The aggregate of all ranks' tensors, the same to the bit on every rank.
 
-    Ranks may give any numbers (bad hardware, bad data), but they are trusted to run this collective
-    as it is written: a rank that lies within it, or stalls it, is not withstood.
+    Ranks may give any numbers (bad hardware, bad data). What else they are trusted with is
+    ``trust``.
 
     Args:
         tensor: this rank's row, of any shape; or several tensors that are one row together, which
@@ -69,15 +71,28 @@ def robust_all_reduce(
         group: the ranks; all of them if None.
         f: declared number of bad ranks, if the rule is to be checked against it.
         seed: of a random rule's draws, with the number of the call.
-        timeout: seconds a collective may take.
+        timeout: seconds a collective may take, the wait for the slowest rank included.
+        trust: ``"sharded"`` or ``"replicated"``; see :data:`~robust_agg.distributed.Trust`.
+        groups: of neighbouring ranks, whose plain means are the rows; see
+            :class:`~robust_agg.distributed.exchanges.Grouped`. Every rank is its own if None.
 
     Raises:
         DisagreementError: ranks give different shapes, dtypes or rules; before data moves.
         ConstraintError, TooManyRejectedError, ValueError: the rule's own, on every rank; or a rule
             that cannot be sharded.
         RankError: a rank is gone, or stalls.
+        EquivocationError: replicated, and a row has not reached all ranks alike.
     """
-    once = RobustAllReduce(aggregator, group, f=f, seed=seed, timeout=timeout, name=_ONCE)
+    once = RobustAllReduce(
+        aggregator,
+        group,
+        f=f,
+        seed=seed,
+        timeout=timeout,
+        trust=trust,
+        groups=groups,
+        name=_ONCE,
+    )
     called = once.ranks.group.group_name
     once.ranks.step = _calls[called]
     _calls[called] += 1
@@ -97,10 +112,16 @@ class RobustAllReduce:
             look at whole rows this costs what ``distances`` does.
         seed: of random draws, with the number of the step.
         timeout: seconds a collective may take, the wait for the slowest rank included.
+        trust: see :func:`robust_all_reduce`.
+        groups: see :func:`robust_all_reduce`.
         distances: whether ``explanation`` has the rows' distances to the result: one more pass over
             the slice and one more small all-reduce.
         name: of this among the group's robust collectives, the same on every rank; two that are
             used at the same time must have different ones.
+
+    Attributes:
+        explanation: why the last result came out as it did: weights, rejected ranks, distances; its
+            output is this rank's slice. None before there is one.
 
     Raises:
         ConstraintError, ValueError: the rule cannot be sharded, or does not go with n and f.
@@ -114,15 +135,19 @@ class RobustAllReduce:
         f: int | None = None,
         seed: int = 0,
         timeout: float = TIMEOUT,
+        trust: Trust = "sharded",
+        groups: int | None = None,
         distances: bool = False,
         name: str = "RobustAllReduce",
     ) -> None:
-        self.ranks = Ranks(group, who=name, timeout=timeout)
-        self._sharded = ShardedRule(rule, self.ranks, f=f, seed=seed, distances=distances)
-        self._specification = specification(rule)
-        # Of all that ranks must have alike, or their collectives or their draws would not.
-        self._asked = f"{self._specification}, f={f}, seed={seed}, distances={distances}"
+        self._exchange = exchange(group, who=name, timeout=timeout, trust=trust, groups=groups)
+        self.ranks = self._exchange.ranks
+        self._sharded = ShardedRule(rule, self._exchange, f=f, seed=seed, distances=distances)
+        self.explanation: Explanation | None = None
         self._layout: Layout | None = None
+        self._rooms: Sequence[Tensor | None] = ()
+        # Where the last rows were, for the next.
+        self._state: State = {}
         self._loaded: State = {}
 
     @property
@@ -130,39 +155,47 @@ class RobustAllReduce:
         """How many steps are done."""
         return self.ranks.step
 
-    @property
-    def explanation(self) -> Explanation | None:
-        """Why the last result came out as it did: weights, rejected ranks, distances.
-
-        Its output is this rank's slice. None before there is one.
-        """
-        return self._sharded.explanation
-
     @overload
-    def __call__(self, tensor: Tensor) -> Tensor: ...
+    def __call__(self, tensor: Tensor, *, out: Tensor | None = None) -> Tensor: ...
 
     @overload
     def __call__(self, tensor: Sequence[Tensor]) -> list[Tensor]: ...
 
-    def __call__(self, tensor: Tensor | Sequence[Tensor]) -> Tensor | list[Tensor]:
+    def __call__(
+        self, tensor: Tensor | Sequence[Tensor], *, out: Tensor | None = None
+    ) -> Tensor | list[Tensor]:
         """The aggregate of all ranks' tensors; arguments and errors of :func:`robust_all_reduce`.
 
         A step that raises, but by ``RankError``, leaves the state as it was, and may be done again.
+
+        Args:
+            tensor: this rank's row.
+            out: where the result goes: a dense tensor of the same shape, dtype and device, which
+                may be ``tensor``. Fresh memory if None.
         """
         tensors = _listed(tensor)
-        header = Header.of(tensors, step=self.step, rule=self._asked)
+        fits = out is None or _fits(out, tensor)
+        header = Header.of(tensors, step=self.step, rule=self._sharded.asked, usable=fits)
         self.ranks.agree(header, lambda numbers: Header(*numbers).words)
-        layout = check_usable(self.ranks.who, tensors)
+        layout = check_usable(self.ranks.who, tensors, device=self.ranks.device)
+        if not fits:
+            raise ValueError(
+                f"{self.ranks.who}: out must be a contiguous tensor of tensor's shape, dtype and "
+                f"device, found {shown(out)}"
+            )
         self._settle(layout)
-        slices = self._slices(layout)
-        pending = [
-            self.ranks.exchange(vector, part)
-            for vector, part in zip(layout.flatten(tensors), slices, strict=True)
-        ]
-        rows = _side_by_side([rows.result() for rows in pending], layout.dtype)
-        counts = [sum(part.size(rank) for part in slices) for rank in range(self.ranks.size)]
-        output = self._sharded.aggregate(rows, counts)
-        found = layout.unflatten(self._collect(output, slices, layout.kinds))
+        vectors = layout.flatten(tensors)
+        rooms = self._rooms if len(self._rooms) == len(vectors) else [None] * len(vectors)
+        pending = [self._exchange.rows(*pair) for pair in zip(vectors, rooms, strict=True)]
+        arrived = [rows.result() for rows in pending]
+        rows, self._rooms = side_by_side(arrived, layout.dtype), arrived
+        flat = None if out is None else out.view(-1)
+        of_kinds = [self._exchange.counts(length) for length in layout.lengths]
+        columns = self._exchange.columns([sum(counts) for counts in zip(*of_kinds, strict=True)])
+        why, state = self._sharded.step(rows, self._state, columns)
+        self._sharded.check_rejected(why.rejected)
+        found = layout.unflatten(self._whole(why.output, layout, layout.kinds, flat))
+        self.explanation, self._layout, self._state = why, layout, state
         self.ranks.step += 1
         return found[0] if isinstance(tensor, Tensor) else found
 
@@ -172,7 +205,7 @@ class RobustAllReduce:
         Raises:
             ValueError: the state is that of rows of another layout.
         """
-        if self._sharded.state and self._layout != layout:
+        if isinstance(self._sharded.rule, Estimator) and self._layout not in (None, layout):
             raise ValueError(
                 f"{self.ranks.who}: tensor must have the shapes and dtypes of the first step"
             )
@@ -183,25 +216,24 @@ class RobustAllReduce:
                     f"{self.ranks.who}: tensor must have the {len(whole)} numbers of the state "
                     f"that was loaded, found {layout.d}"
                 )
-            parts = zip(torch.split(whole, list(layout.lengths)), self._slices(layout), strict=True)
-            here = [vector[part.of(self.ranks.rank)][None] for vector, part in parts]
-            own = _side_by_side(here, whole.dtype)[0].clone()
-            self._sharded.state = {**self._loaded, ESTIMATE: own}
-            self._loaded = {}
-        self._layout = layout
+            parts = torch.split(whole, list(layout.lengths))
+            own = side_by_side([self._exchange.own(part)[None] for part in parts], whole.dtype)
+            self._state, self._loaded = {**self._loaded, ESTIMATE: own[0].clone()}, {}
 
-    def _slices(self, layout: Layout) -> list[Slices]:
-        return [Slices(length, self.ranks.size) for length in layout.lengths]
-
-    def _collect(
-        self, output: Tensor, slices: Sequence[Slices], dtypes: Sequence[torch.dtype]
+    def _whole(
+        self,
+        own: Tensor,
+        layout: Layout,
+        dtypes: Sequence[torch.dtype],
+        out: Tensor | None = None,
     ) -> list[Tensor]:
-        """The vectors of each kind, of which ``output`` has this rank's slices side by side."""
-        sizes = [part.size(self.ranks.rank) for part in slices]
-        pieces = torch.split(output[: sum(sizes)], sizes)
+        """The vectors of each kind, of which ``own`` has this rank's columns side by side."""
+        rank = self.ranks.rank
+        widths = [self._exchange.counts(length)[rank] for length in layout.lengths]
+        pieces = torch.split(own[: sum(widths)], widths)
         pending = [
-            self.ranks.collect(_narrowed(piece, dtype), part)
-            for piece, part, dtype in zip(pieces, slices, dtypes, strict=True)
+            self._exchange.whole(narrowed(piece, dtype), length, out)
+            for piece, dtype, length in zip(pieces, dtypes, layout.lengths, strict=True)
         ]
         return [vector.result() for vector in pending]
 
@@ -210,12 +242,12 @@ class RobustAllReduce:
 
         All ranks must call it, for the slices of the estimate are collected; all get the same.
         """
-        state = dict(self._loaded or self._sharded.state)
+        state = dict(self._loaded or self._state)
         if ESTIMATE in state and self._layout is not None:
             own = state[ESTIMATE]
             kinds = [own.dtype] * len(self._layout.kinds)
-            state[ESTIMATE] = torch.cat(self._collect(own, self._slices(self._layout), kinds))
-        return {"step": self.step, "rule": self._specification, "estimator": state}
+            state[ESTIMATE] = torch.cat(self._whole(own, self._layout, kinds))
+        return {"step": self.step, "rule": self._sharded.specification, "estimator": state}
 
     def load_state_dict(self, tree: Mapping[str, Any]) -> None:
         """Continue where :meth:`state_dict` was taken, with any number of ranks.
@@ -227,12 +259,11 @@ class RobustAllReduce:
         for name in ("step", "rule", "estimator"):
             if name not in tree:
                 raise ValueError(f"{who}: a state must have {name!r}, found {sorted(tree)}")
-        if tree["rule"] != self._specification:
-            raise ValueError(
-                f"{who}: rule must be the state's {tree['rule']}, found {self._specification}"
-            )
+        if tree["rule"] != self._sharded.specification:
+            found = self._sharded.specification
+            raise ValueError(f"{who}: rule must be the state's {tree['rule']}, found {found}")
         self.ranks.step = as_integer(who, "step", tree["step"])
-        self._layout, self._sharded.state = None, {}
+        self._layout, self._state = None, {}
         device = self.ranks.device
         self._loaded = {
             name: value.to(device) if name == ESTIMATE else value
@@ -247,15 +278,10 @@ def _listed(given: object) -> list[Any]:
     return list(given)
 
 
-def _narrowed(piece: Tensor, dtype: torch.dtype) -> Tensor:
-    """As numbers of ``dtype``: what it cannot hold must not become Inf."""
-    if piece.dtype == dtype:
-        return piece
-    limit = torch.finfo(dtype).max
-    return piece.clamp(-limit, limit).to(dtype)
-
-
-def _side_by_side(parts: Sequence[Tensor], dtype: torch.dtype) -> Tensor:
-    """``(n, k)`` of one dtype from the parts; a column of zeros where there is none."""
-    rows = parts[0] if len(parts) == 1 else torch.cat([part.to(dtype) for part in parts], dim=1)
-    return rows if rows.shape[1] else rows.new_zeros(rows.shape[0], 1)
+def _fits(out: object, tensor: object) -> bool:
+    return (
+        isinstance(out, Tensor)
+        and isinstance(tensor, Tensor)
+        and (out.shape, out.dtype, out.device) == (tensor.shape, tensor.dtype, tensor.device)
+        and out.is_contiguous()
+    )

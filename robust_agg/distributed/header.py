@@ -36,9 +36,12 @@ class Header(NamedTuple):
     rule: int
 
     @classmethod
-    def of(cls, tensors: Sequence[object], *, step: int, rule: str) -> Header:
-        """That of whatever a rank was given; ``rule`` says which rule."""
-        layout = layout_of(tensors)
+    def of(cls, tensors: Sequence[object], *, step: int, rule: str, usable: bool = True) -> Header:
+        """That of whatever a rank was given, which it may know to be unusable.
+
+        ``rule`` says which rule.
+        """
+        layout = layout_of(tensors) if usable else None
         if layout is None:
             return cls(step, len(tensors), 0, _UNUSABLE, 0, digest(rule))
         text = repr((tuple(map(tuple, layout.shapes)), layout.dtypes))
@@ -61,6 +64,11 @@ def digest(text: str) -> int:
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
 
 
+def rule_in_words(numbers: Sequence[int]) -> str:
+    """The digest of a rule as an error message names it."""
+    return f"rule #{numbers[0] & 0xFFFF:04x}"
+
+
 def layout_of(tensors: Sequence[object]) -> Layout | None:
     """The tensors' layout, or None unless all are dense, floating, and hold a number in all."""
     rows = [t for t in tensors if isinstance(t, Tensor)]
@@ -72,13 +80,19 @@ def layout_of(tensors: Sequence[object]) -> Layout | None:
     return layout if layout.d else None
 
 
-def check_usable(who: str, tensors: Sequence[object]) -> Layout:
+def check_usable(who: str, tensors: Sequence[object], *, device: torch.device) -> Layout:
     """The tensors' layout.
 
     Raises:
-        ValueError: they are no rows.
+        ValueError: they are no rows, or elsewhere than where the group's collectives want them.
     """
     layout = layout_of(tensors)
+    places = {str(t.device) for t in tensors if isinstance(t, Tensor)}
+    if places and {torch.device(place).type for place in places} != {device.type}:
+        raise ValueError(
+            f"{who}: tensor must be on the group's device, {device.type}, "
+            f"found {', '.join(sorted(places))}"
+        )
     if layout is None:
         kinds = [
             f"{t.dtype}, {t.layout} of shape {tuple(t.shape)}"

@@ -82,3 +82,17 @@ class Layout:
     @property
     def _pairs(self) -> list[tuple[torch.Size, torch.dtype]]:
         return list(zip(self.shapes, self.dtypes, strict=True))
+
+
+def narrowed(piece: Tensor, dtype: torch.dtype) -> Tensor:
+    """As numbers of ``dtype``: what it cannot hold must not become Inf."""
+    if piece.dtype == dtype:
+        return piece
+    limit = torch.finfo(dtype).max
+    return piece.clamp(-limit, limit).to(dtype)
+
+
+def side_by_side(parts: Sequence[Tensor], dtype: torch.dtype) -> Tensor:
+    """``(n, k)`` of one dtype from the parts; a column of zeros where there is none."""
+    rows = parts[0] if len(parts) == 1 else torch.cat([part.to(dtype) for part in parts], dim=1)
+    return rows if rows.shape[1] else rows.new_zeros(rows.shape[0], 1)

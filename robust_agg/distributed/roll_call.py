@@ -30,13 +30,14 @@ class RollCall:
         name: of the group and what it does, the same on its ranks and on no others.
         rank: of this process in the group.
         size: of the group.
+        device: where the rank's tensors are, for whoever looks for the machine.
     """
 
-    def __init__(self, name: str, rank: int, size: int) -> None:
+    def __init__(self, name: str, rank: int, size: int, device: str) -> None:
         self._store = store_of_the_world(f"robust_agg/{name}")
         self._rank, self._size = rank, size
         self._asking: threading.Thread | None = None
-        self._store.set(f"host/{rank}", f"{socket.gethostname()}, pid {os.getpid()}")
+        self._store.set(f"host/{rank}", f"{socket.gethostname()}, pid {os.getpid()}, {device}")
 
     def failed(self, step: int) -> bool:
         """Whether some rank has failed in this step, as far as the store tells."""
@@ -72,7 +73,7 @@ class RollCall:
         return tuple(others)
 
     def describe(self, rank: int) -> str:
-        """``rank 3 (host, pid 17)``, as far as that is known."""
+        """``rank 3 (host, pid 17, cuda:1)``, as far as that is known."""
         key = f"host/{rank}"
 
         def place() -> str:

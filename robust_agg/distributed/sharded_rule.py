@@ -1,4 +1,4 @@
-"""A rule, or an estimator and its state, applied by every rank to its columns of all rows."""
+"""A rule, or an estimator, that every rank applies to its columns of all rows."""
 
 from __future__ import annotations
 
@@ -8,28 +8,29 @@ from torch import Tensor
 
 from robust_agg.aggregator import Aggregator, Explanation
 from robust_agg.declared import check_declared
-from robust_agg.distributed.ranks import Ranks
-from robust_agg.distributed.shared import SharedColumns
+from robust_agg.distributed.exchanges import Exchange, Replicated
 from robust_agg.errors import check_rejected
 from robust_agg.online.estimator import Estimator
 from robust_agg.seeding import generator
+from robust_agg.shards import Shards
+from robust_agg.specification import specification
 from robust_agg.types import State
 
 
 class ShardedRule:
-    """What the ranks make of the columns they hold, a step at a time.
+    """What the ranks make of the columns they hold; without memory but for the step's number.
 
     Args:
         rule: an aggregator or an estimator; the same on every rank.
-        ranks: who holds columns.
+        exchange: how rows meet.
         f: declared number of bad ranks, or None to leave it to the rule.
         seed: of random draws, with the number of the step.
-        distances: whether the explanation has distances.
+        distances: whether explanations have distances.
 
     Attributes:
-        state: of the estimator, its estimate in the columns that are here; empty before the first
-            step and for an aggregator.
-        explanation: of the last step; None before it.
+        specification: of the rule and its parameters.
+        asked: the same with all else that ranks must have alike, or their collectives or their
+            draws would not be.
 
     Raises:
         ConstraintError, ValueError: the rule cannot be sharded, or does not go with n and f.
@@ -38,51 +39,54 @@ class ShardedRule:
     def __init__(
         self,
         rule: Aggregator | Estimator,
-        ranks: Ranks,
+        exchange: Exchange,
         *,
         f: int | None,
         seed: int,
         distances: bool,
     ) -> None:
-        check_declared(rule, f=f or 0, n=ranks.size, who=ranks.who)
-        if not rule.shardable:
+        who = exchange.ranks.who
+        check_declared(rule, f=f or 0, n=exchange.n, who=who)
+        if not (rule.shardable or isinstance(exchange, Replicated)):
             raise ValueError(
-                f"{ranks.who}: rule must be one that each rank can apply to a slice of the "
+                f"{who}: rule must be one that each rank can apply to a slice of the "
                 f"coordinates, found {rule.name}, which needs whole rows"
             )
-        self.rule, self.ranks, self.f, self.seed = rule, ranks, f, seed
+        self.rule, self.exchange, self.f, self.seed = rule, exchange, f, seed
         # Only distances tell which rows of an estimator, or of a coordinate-wise rule, are no rows.
         self.distances = distances or f is not None
-        self.state: State = {}
-        self.explanation: Explanation | None = None
+        self.specification = specification(rule)
+        self.asked = f"{self.specification}, f={f}, seed={seed}, distances={distances}"
 
-    def aggregate(self, rows: Tensor, counts: Sequence[int]) -> Tensor:
-        """This rank's columns of the result; an error, alike on all ranks, changes nothing.
+    def step(
+        self, rows: Tensor, state: State, columns: Shards, *, distances: bool | None = None
+    ) -> tuple[Explanation, State]:
+        """This rank's columns of the result, with weights, and the estimator's new state.
 
         Args:
-            rows: ``(n, k)``, all rows in the columns that are here; k >= 1.
-            counts: how many columns each rank has; one that has none holds a column of zeros.
+            rows: ``(n, k)``, all rows in the columns that are here, k >= 1; of a rank that has none
+                a column of zeros.
+            state: the estimator's, its estimate in these columns; empty before the first step.
+            columns: who holds the others.
+            distances: whether to measure them; as wanted of this rule if None.
 
         Raises:
-            TooManyRejectedError, ValueError: as the rule's, and where more than f rows are
-                non-finite.
+            TooManyRejectedError, ValueError: as the rule's, on every rank alike.
         """
-        n = self.ranks.size
-        columns = SharedColumns(self.ranks, counts)
-        draw = generator(self.seed, "robust all-reduce", self.ranks.step)
-        state = self.state
-        if isinstance(self.rule, Estimator):
-            why, state = self.rule.explain(
-                rows,
-                state or self.rule.init(rows[0]),
-                senders=range(n),
-                generator=draw,
-                distances=self.distances,
-                shards=columns,
-            )
-        else:
-            why = self.rule._explain(rows, draw, distances=self.distances, shards=columns)
+        measured = self.distances if distances is None else distances
+        draw = generator(self.seed, "robust all-reduce", self.exchange.ranks.step)
+        if not isinstance(self.rule, Estimator):
+            return self.rule._explain(rows, draw, distances=measured, shards=columns), state
+        return self.rule.explain(
+            rows,
+            state or self.rule.init(rows[0]),
+            senders=range(len(rows)),
+            generator=draw,
+            distances=measured,
+            shards=columns,
+        )
+
+    def check_rejected(self, rejected: Sequence[int]) -> None:
+        """Raise :class:`~robust_agg.TooManyRejectedError` where more than f rows are rejected."""
         if self.f is not None:
-            check_rejected(self.ranks.who, len(why.rejected), self.f, n)
-        self.explanation, self.state = why, state
-        return why.output
+            check_rejected(self.exchange.ranks.who, len(rejected), self.f, self.exchange.n)

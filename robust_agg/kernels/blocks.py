@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import repeat
+from typing import Any, TypeAlias
 
+from numpy.typing import NDArray
 from torch import Tensor
 
+from robust_agg.kernels.pages import advised
 from robust_agg.kernels.reference import compute_dtype
 from robust_agg.kernels.threads import ranges
+
+Array: TypeAlias = NDArray[Any]
 
 SMALLEST_COMPILED = 1 << 16
 """Numbers from which on kernels are compiled that do not depend on how many rows there are."""
@@ -41,12 +48,33 @@ def contiguous(rows: Tensor, unit: int) -> Iterator[tuple[int, Tensor]]:
         for lo, hi in ranges(whole, width):
             yield lo, copy[:, : hi - lo].copy_(rows[:, lo:hi])
     elif whole:
-        yield 0, rows[:, :whole]
+        yield 0, rows if whole == d else rows[:, :whole]
     if whole < d:
         yield whole, padded(rows, whole, d, unit)
 
 
-def tasks(block: Tensor, unit: int, *, each: int = 0) -> list[tuple[int, int]]:
+@dataclass(frozen=True)
+class Tasks:
+    """`width` columns in ranges of `each`, the last one perhaps shorter."""
+
+    width: int
+    each: int
+
+    def __len__(self) -> int:
+        return (self.width + self.each - 1) // self.each
+
+    @property
+    def widths(self) -> list[int]:
+        """How many columns a task has."""
+        before = len(self) - 1
+        return [*repeat(self.each, before), self.width - before * self.each]
+
+    def columns(self, tensor: Tensor, first: int = 0) -> range:
+        """Where a task's columns begin in memory, the first task's being column `first`."""
+        return _addresses(tensor, first, len(self), self.each)
+
+
+def tasks(block: Tensor, unit: int, *, each: int = 0) -> Tasks:
     """Ranges of columns, multiples of `unit`; how many depends on the shape alone.
 
     Where each needs so many bytes for itself, no more than their share of the memory allows.
@@ -56,7 +84,7 @@ def tasks(block: Tensor, unit: int, *, each: int = 0) -> list[tuple[int, int]]:
     if each:
         able = max(LEAST_SCRATCH, block.numel() * block.element_size() // SCRATCH_SHARE) // each
         columns = max(columns, -(-width // unit // max(1, min(MOST_TASKS, able))))
-    return ranges(width, max(1, columns) * unit)
+    return Tasks(width, max(1, columns) * unit)
 
 
 def padded(tensor: Tensor, lo: int, hi: int, unit: int) -> Tensor:
@@ -74,12 +102,18 @@ def padded(tensor: Tensor, lo: int, hi: int, unit: int) -> Tensor:
 def output(rows: Tensor, unit: int, *count: int) -> Tensor:
     """Room for a number a column, up to a multiple of `unit`; zeros beyond the columns."""
     d = rows.shape[1]
-    out = rows.new_empty(*count, -(-d // unit) * unit, dtype=compute_dtype(rows.dtype))
+    out = advised(rows.new_empty(*count, -(-d // unit) * unit, dtype=compute_dtype(rows.dtype)))
     if d % unit:
         out[..., d:] = 0.0
     return out
 
 
-def address(tensor: Tensor, column: int = 0) -> int:
-    """Where a column begins in memory."""
-    return tensor.data_ptr() + column * tensor.element_size()
+def own(tensor: Tensor) -> range:
+    """Where each ``tensor[i]`` begins in memory, which task i has to itself."""
+    return _addresses(tensor, 0, len(tensor), tensor.stride(0))
+
+
+def _addresses(tensor: Tensor, first: int, count: int, pitch: int) -> range:
+    size = tensor.element_size()
+    begin, step = tensor.data_ptr() + first * size, pitch * size
+    return range(begin, begin + count * step, step)

@@ -7,12 +7,13 @@ from collections.abc import Callable
 from robust_agg.kernels.llvm import Function
 from robust_agg.kernels.vectors import Lanes, broadcast, element, load, minimum, multiply_add, store
 
-STRIP = 2048
-"""Columns whose sums stay in the L1 cache while rows are added: long runs of each row are what the
+STRIP = 8192
+"""Columns whose sums stay in the cache while rows are added: long runs of each row are what the
 memory is fastest at."""
 
-STRIP_ROWS = 4
-"""Rows that are added at a time, so that a sum is loaded and stored less often."""
+STRIP_ROWS = (8, 4, 2, 1)
+"""Rows that are added at a time, so that a sum is loaded and stored less often; of those that are
+left the next number."""
 
 MIX_TILE = 4
 """Combinations that are formed together, so that a number once loaded is used for each."""
@@ -120,21 +121,33 @@ def _sum_by_strips(
 
     `row` says where row i begins, and its weight. Returns the largest magnitudes, if asked for.
     """
-    together = f.let(f"and i64 {count}, {-STRIP_ROWS}")
+    plain = Lanes(storage=lanes.number, width=lanes.width)
     carried = [] if magnitudes is None else [(magnitudes.kind, "zeroinitializer")]
     with f.loop("0", "%width", STRIP, carried) as strips:
         end = minimum(f, f.let(f"add i64 {strips.index}, {STRIP}"), "%width")
-        with f.loop(strips.index, end, lanes.width) as c:
+        # The first rows begin the sums; where there is none they are zeros.
+        none = f.let(f"icmp eq i64 {count}, 0")
+        zeros = f.let(f"select i1 {none}, i64 {end}, i64 {strips.index}")
+        with f.loop(strips.index, zeros, lanes.width) as c:
             store(f, lanes, target, c.index, "zeroinitializer")
         largest = strips.carried
-        for start, stop, step in (("0", together, STRIP_ROWS), (together, count, 1)):
+        start = "0"
+        for step in STRIP_ROWS:
+            stop = f.let(f"and i64 {count}, {-step}")
             with f.loop(start, stop, step, _of(magnitudes, largest)) as rows:
                 places = [f.let(f"add i64 {rows.index}, {k}") for k in range(step)]
                 given = [row(place) for place in places]
+                first = f.let(f"icmp eq i64 {rows.index}, 0")
                 with f.loop(strips.index, end, lanes.width, _of(magnitudes, rows.carried)) as c:
-                    c.following = _added(f, lanes, given, target, c.index, c.carried, magnitudes)
+                    sums = load(f, plain, target, c.index)
+                    kind = lanes.vector
+                    sums = f.let(f"select i1 {first}, {kind} zeroinitializer, {kind} {sums}")
+                    sums, c.following = _added(
+                        f, lanes, given, sums, c.index, c.carried, magnitudes
+                    )
+                    store(f, lanes, target, c.index, sums)
                 rows.following = c.carried
-            largest = rows.carried
+            start, largest = stop, rows.carried
         strips.following = largest
     return strips.carried
 
@@ -147,20 +160,18 @@ def _added(
     f: Function,
     lanes: Lanes,
     rows: list[tuple[str, str]],
-    target: str,
+    total: str,
     column: str,
     largest: list[str],
     magnitudes: _Magnitudes | None,
-) -> list[str]:
-    """Adds a vector of each row to the sums at `target`."""
-    total = load(f, Lanes(storage=lanes.number, width=lanes.width), target, column)
+) -> tuple[str, list[str]]:
+    """A sum and a vector of each row, and the largest magnitudes so far."""
     for pointer, weight in rows:
         value = load(f, lanes, pointer, column)
         total = multiply_add(f, lanes, value, weight, total)
         if magnitudes is not None:
             largest = [magnitudes.with_value(f, largest[0], value)]
-    store(f, lanes, target, column, total)
-    return largest
+    return total, largest
 
 
 def combine_together(lanes: Lanes) -> Function:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import struct
+from array import array
 from collections.abc import Callable
 from functools import cache, partial
 from math import inf, isnan
@@ -38,27 +40,27 @@ def mean(rows: Tensor) -> tuple[Tensor, float]:
     n, d = rows.shape
     unit = lanes.width
     out = blocks.output(rows, unit)
-    weight = out.new_full((1,), 1 / n)
+    # Arrays of Python's own: after a pass over memory that evicted it, what torch needs for as
+    # little is slow to come back.
+    weight = array("d" if lanes.number == "double" else "f", [1 / n])
     largest = 0
     for first, block in blocks.contiguous(rows, unit):
         parts = blocks.tasks(block, unit)
-        found = torch.zeros(len(parts), dtype=torch.int64, device="cpu")
-        tasks = [
-            {
-                "rows": blocks.address(block, lo),
-                "stride": block.stride(0),
-                "n": n,
-                "weight": blocks.address(weight),
-                "width": hi - lo,
-                "out": blocks.address(out, first + lo),
-                "largest": blocks.address(found, place),
-            }
-            for place, (lo, hi) in enumerate(parts)
-        ]
-        team.run(_mean(lanes), tasks)
-        largest = max(largest, int(found.max()))
-    bits = np.array(largest, np.int64 if lanes.number == "double" else np.int32)
-    magnitude = float(bits.view(out.numpy().dtype))
+        found = array("q", bytes(8 * len(parts)))
+        place = found.buffer_info()[0]
+        given: dict[str, team.Argument] = {
+            "rows": parts.columns(block),
+            "stride": block.stride(0),
+            "n": n,
+            "weight": weight.buffer_info()[0],
+            "width": parts.widths,
+            "out": parts.columns(out, first),
+            "largest": range(place, place + 8 * len(parts), 8),
+        }
+        team.run(_mean(lanes), len(parts), given)
+        largest = max(largest, *found)
+    kinds = "qd" if lanes.number == "double" else "if"
+    (magnitude,) = struct.unpack(kinds[1], struct.pack(kinds[0], largest))
     return out[:d].to(rows.dtype), inf if isnan(magnitude) else magnitude
 
 
@@ -81,7 +83,8 @@ def _combinations(rows: Tensor, coefficients: Tensor, lanes: Lanes) -> Tensor:
     Rows are not read whose coefficients are 0, or are when rounded to the precision of the sums.
     """
     m, d = len(coefficients), rows.shape[1]
-    unit = combination_programs.MIX_VECTORS * lanes.width
+    vectors = 1 if m < combination_programs.MIX_TILE else combination_programs.MIX_VECTORS
+    unit = vectors * lanes.width
     out = blocks.output(rows, unit, m)
     chosen, rounded = used(coefficients, out.dtype)
     for first, block in blocks.contiguous(rows, unit):
@@ -90,37 +93,39 @@ def _combinations(rows: Tensor, coefficients: Tensor, lanes: Lanes) -> Tensor:
         done = 0
         for tile in (combination_programs.MIX_TILE, 1):
             tiles = (m - done) // tile
+            if not tiles:
+                continue
             weights = tiled(rounded[done : done + tiles * tile], tile)
-            tasks = [
-                {
-                    "rows": blocks.address(block, lo),
-                    "offsets": blocks.address(offsets),
-                    "weights": blocks.address(weights),
-                    "count": len(chosen),
-                    "width": hi - lo,
-                    "out": blocks.address(out[done], first + lo),
-                    "pitch": out.stride(0),
-                    "tiles": tiles,
-                }
-                for lo, hi in (blocks.tasks(block, unit) if tiles else ())
-            ]
-            if tasks:
-                team.run(_combine(lanes, tile), tasks)
+            parts = blocks.tasks(block, unit)
+            given: dict[str, team.Argument] = {
+                "rows": parts.columns(block),
+                "offsets": offsets.ctypes.data,
+                "weights": weights.ctypes.data,
+                "count": len(chosen),
+                "width": parts.widths,
+                "out": parts.columns(out[done], first),
+                "pitch": out.stride(0),
+                "tiles": tiles,
+            }
+            team.run(_combine(lanes, tile), len(parts), given)
             done += tiles * tile
     return out[:, :d]
 
 
-def used(coefficients: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """Which rows have a coefficient (m, n) that is not 0 in `dtype`, and those coefficients."""
-    rounded = coefficients.to(dtype)
-    chosen = rounded.any(dim=0).nonzero().flatten()
-    return chosen, rounded[:, chosen]
+def used(coefficients: Tensor, dtype: torch.dtype) -> tuple[blocks.Array, blocks.Array]:
+    """Which rows have a coefficient (m, n) that is not 0 in `dtype`, and those coefficients.
+
+    In numpy, which takes a fraction of torch's time to begin an operation on so few numbers.
+    """
+    rounded = coefficients.to(dtype).numpy()
+    chosen = np.flatnonzero(rounded.any(axis=0))
+    return chosen, rounded if len(chosen) == rounded.shape[1] else rounded[:, chosen]
 
 
-def tiled(coefficients: Tensor, tile: int) -> Tensor:
+def tiled(coefficients: blocks.Array, tile: int) -> blocks.Array:
     """Coefficients (m, k), of so many combinations together, as ``(m // tile, k, tile)``."""
     m, k = coefficients.shape
-    return coefficients.view(m // tile, tile, k).transpose(1, 2).contiguous()
+    return np.ascontiguousarray(coefficients.reshape(m // tile, tile, k).swapaxes(1, 2))
 
 
 @cache

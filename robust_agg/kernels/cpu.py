@@ -24,6 +24,7 @@ from robust_agg.kernels import (
     team,
 )
 from robust_agg.kernels.combinations import combine, mean, mix
+from robust_agg.kernels.pages import advised
 from robust_agg.kernels.reference import OrderMean
 from robust_agg.kernels.selection import Selection
 from robust_agg.kernels.threads import map_ranges, ranges
@@ -75,21 +76,18 @@ def _select(
     for first, block in blocks.contiguous(rows, chosen.unit):
         parts = blocks.tasks(block, chosen.unit, each=chosen.room * out.element_size())
         room = out.new_empty(len(parts), chosen.room)
+        given: dict[str, team.Argument] = {
+            **same,
+            "rows": parts.columns(block),
+            "stride": block.stride(0),
+            "width": parts.widths,
+            "out": parts.columns(out, first),
+            "values": blocks.own(room),
+        }
         if point is not None:
             beside = blocks.padded(point, first, min(first + block.shape[1], d), chosen.unit)
-        tasks = [
-            {
-                **same,
-                "rows": blocks.address(block, lo),
-                "stride": block.stride(0),
-                "width": hi - lo,
-                "out": blocks.address(out, first + lo),
-                "values": blocks.address(room[place]),
-                "point": 0 if point is None else blocks.address(beside, lo),
-            }
-            for place, (lo, hi) in enumerate(parts)
-        ]
-        team.run(_compiled(chosen), tasks)
+            given["point"] = parts.columns(beside)
+        team.run(_compiled(chosen), len(parts), given)
     return out[:d]
 
 
@@ -142,7 +140,7 @@ def mixed_order_mean(rows: Tensor, coefficients: Tensor, wanted: OrderMean) -> T
     out = blocks.output(rows, unit)
     read, rounded = combinations.used(coefficients, out.dtype)
     tiles = -(-m // combination_programs.MIX_TILE)
-    whole = out.new_zeros(tiles * combination_programs.MIX_TILE, len(read))
+    whole = np.zeros((tiles * combination_programs.MIX_TILE, len(read)), rounded.dtype)
     whole[:m] = rounded
     weights = combinations.tiled(whole, combination_programs.MIX_TILE)
     cached = max(1, MIXED_NUMBERS // len(whole) // unit) * unit
@@ -151,26 +149,23 @@ def mixed_order_mean(rows: Tensor, coefficients: Tensor, wanted: OrderMean) -> T
         offsets = read * block.stride(0)
         each = (len(whole) * pitch + chosen.room) * out.element_size()
         parts = blocks.tasks(block, unit, each=each)
-        buffers = out.new_empty(len(parts), len(whole), pitch)
+        buffers = advised(out.new_empty(len(parts), len(whole), pitch))
         values = out.new_empty(len(parts), chosen.room)
-        tasks = [
-            {
-                **chosen.arguments,
-                "rows": blocks.address(block, lo),
-                "offsets": blocks.address(offsets),
-                "weights": blocks.address(weights),
-                "count": len(read),
-                "width": hi - lo,
-                "tiles": tiles,
-                "buffer": blocks.address(buffers[place]),
-                "pitch": pitch,
-                "cached": cached,
-                "values": blocks.address(values[place]),
-                "out": blocks.address(out, first + lo),
-            }
-            for place, (lo, hi) in enumerate(parts)
-        ]
-        team.run(_mixed(chosen, lanes), tasks)
+        given: dict[str, team.Argument] = {
+            **chosen.arguments,
+            "rows": parts.columns(block),
+            "offsets": offsets.ctypes.data,
+            "weights": weights.ctypes.data,
+            "count": len(read),
+            "width": parts.widths,
+            "tiles": tiles,
+            "buffer": blocks.own(buffers),
+            "pitch": pitch,
+            "cached": cached,
+            "values": blocks.own(values),
+            "out": parts.columns(out, first),
+        }
+        team.run(_mixed(chosen, lanes), len(parts), given)
     return out[:d]
 
 
@@ -194,43 +189,40 @@ def centred_gram(rows: Tensor, extra: Tensor | None = None) -> tuple[Tensor, Ten
         cached = max(1, CACHED_NUMBERS // n // GRAM_BLOCK) * GRAM_BLOCK
         same = {**chosen.arguments, "cached": cached}
     side = programs.tiles(vectors)
-    tiled = _zeros(side, side, programs.TILE, programs.TILE)
+    # In numpy: torch hands even so small a matrix to all threads, whose start takes longer.
+    tiled = np.zeros((side, side, programs.TILE, programs.TILE))
     # A vector more than a power of two, which would put all rows in few sets of the cache.
     pitch = GRAM_BLOCK + lanes.width
     for first, block in blocks.contiguous(rows, unit):
         beside = blocks.padded(points, first, min(first + block.shape[1], d), unit)
-        each = (side * programs.TILE * pitch + room) * centre.element_size() + 8 * tiled.numel()
+        each = (side * programs.TILE * pitch + room) * centre.element_size() + tiled.nbytes
         parts = blocks.tasks(block, unit, each=each)
         grams = _zeros(len(parts), *tiled.shape)
-        buffers = centre.new_zeros(len(parts), side * programs.TILE, pitch)
+        buffers = advised(centre.new_empty(len(parts), side * programs.TILE, pitch))
+        buffers[:, vectors:] = 0.0
         values = centre.new_empty(len(parts), room)
-        tasks = [
-            {
-                **same,
-                "rows": blocks.address(block, lo),
-                "stride": block.stride(0),
-                "n": n,
-                "extra": blocks.address(beside, lo),
-                "extra_stride": beside.stride(0),
-                "others": points.shape[0],
-                "width": hi - lo,
-                "centre": blocks.address(centre, first + lo),
-                "buffer": blocks.address(buffers[place]),
-                "pitch": pitch,
-                "block": GRAM_BLOCK,
-                "side": side,
-                "gram": blocks.address(grams[place]),
-                "values": blocks.address(values[place]),
-            }
-            for place, (lo, hi) in enumerate(parts)
-        ]
-        team.run(kernel, tasks)
-        for part in grams:
-            tiled += part
-    square = tiled.transpose(1, 2).reshape(side * programs.TILE, side * programs.TILE)
-    # By numpy: torch hands even so small a triangle to all threads, whose start takes longer.
-    upper = np.triu(square[:vectors, :vectors].numpy())
-    return centre[:d], torch.from_numpy(upper + np.triu(upper, 1).T)
+        given: dict[str, team.Argument] = {
+            **same,
+            "rows": parts.columns(block),
+            "stride": block.stride(0),
+            "n": n,
+            "extra": parts.columns(beside),
+            "extra_stride": beside.stride(0),
+            "others": points.shape[0],
+            "width": parts.widths,
+            "centre": parts.columns(centre, first),
+            "buffer": blocks.own(buffers),
+            "pitch": pitch,
+            "block": GRAM_BLOCK,
+            "side": side,
+            "gram": blocks.own(grams),
+            "values": blocks.own(values),
+        }
+        team.run(kernel, len(parts), given)
+        tiled += grams.numpy().sum(axis=0)
+    square = tiled.transpose(0, 2, 1, 3).reshape(side * programs.TILE, side * programs.TILE)
+    square = square[:vectors, :vectors]
+    return centre[:d], torch.from_numpy(np.where(_upper(vectors), square, square.T))
 
 
 def row_distances(rows: Tensor, point: Tensor) -> Tensor:
@@ -240,26 +232,22 @@ def row_distances(rows: Tensor, point: Tensor) -> Tensor:
     if lanes is None or beside is None or n * d < blocks.SMALLEST_COMPILED:
         return reference.row_distances(rows, point)
     kernel = _row_distances(lanes, beside.storage)
-    squares = _zeros(n)
+    squares = np.zeros(n)
     for first, block in blocks.contiguous(rows, lanes.width):
         centre = blocks.padded(point, first, min(first + block.shape[1], d), lanes.width)
         parts = blocks.tasks(block, lanes.width)
         sums = _zeros(len(parts), n)
-        tasks = [
-            {
-                "rows": blocks.address(block, lo),
-                "stride": block.stride(0),
-                "n": n,
-                "width": hi - lo,
-                "point": blocks.address(centre, lo),
-                "sums": blocks.address(sums[place]),
-            }
-            for place, (lo, hi) in enumerate(parts)
-        ]
-        team.run(kernel, tasks)
-        for part in sums:
-            squares += part
-    return squares.sqrt()
+        given: dict[str, team.Argument] = {
+            "rows": parts.columns(block),
+            "stride": block.stride(0),
+            "n": n,
+            "width": parts.widths,
+            "point": parts.columns(centre),
+            "sums": blocks.own(sums),
+        }
+        team.run(kernel, len(parts), given)
+        squares += sums.numpy().sum(axis=0)
+    return torch.from_numpy(np.sqrt(squares))
 
 
 @lru_cache(maxsize=256)
@@ -286,6 +274,12 @@ def _gram(lanes: Lanes) -> llvm.Kernel:
 def _row_distances(lanes: Lanes, point: str) -> llvm.Kernel:
     beside = Lanes(storage=point, width=lanes.width)
     return llvm.compile_function(programs.row_distances(lanes, beside))
+
+
+@lru_cache(maxsize=16)
+def _upper(size: int) -> blocks.Array:
+    """Where a matrix is on or above its diagonal."""
+    return np.tri(size, dtype=bool).T
 
 
 def _zeros(*shape: int) -> Tensor:

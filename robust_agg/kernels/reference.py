@@ -308,8 +308,10 @@ def add_base(out: Tensor, weights: Tensor, coefficients: Tensor, base: Tensor | 
 
     `coefficients` are the weights as they were rounded to be multiplied.
     """
+    if base is None:
+        return out
     remainder = 1.0 - float(weights.double().sum())
-    if base is None or remainder == 0.0:
+    if remainder == 0.0:
         return out
     base = base.to(out.dtype)
     if remainder < MOSTLY_BASE:

@@ -11,25 +11,30 @@ import os
 from array import array
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
-from itertools import chain
+from itertools import chain, repeat
 from pathlib import Path
+from typing import TypeAlias
 
 import torch
 
 from robust_agg.kernels.llvm import Kernel
 from robust_agg.kernels.threads import map_ranges
 
+Argument: TypeAlias = int | Sequence[int]
+"""An argument that is the same for all tasks, or one for each."""
 
-def run(kernel: Kernel, tasks: Sequence[Mapping[str, int]]) -> None:
-    """The kernel with each task's arguments, in parallel; a task may hold more than it takes."""
-    given = [tuple(task[name] for name in kernel.parameters) for task in tasks]
-    threads = min(torch.get_num_threads(), len(tasks))
+
+def run(kernel: Kernel, tasks: int, given: Mapping[str, Argument]) -> None:
+    """So many calls of the kernel, in parallel. More may be given than the kernel takes."""
+    own = [given[name] for name in kernel.parameters]
+    each = zip(*(repeat(v, tasks) if isinstance(v, int) else v for v in own), strict=True)
+    threads = min(torch.get_num_threads(), tasks)
     fork_join = None if _is_forked else _fork_join()
     if threads > 1 and fork_join is not None:
-        queue = array("q", [0, len(given), *chain.from_iterable(given)])
+        queue = array("q", [0, tasks, *chain.from_iterable(each)])
         fork_join(kernel.worker, queue.buffer_info()[0], threads, 0)
     else:
-        map_ranges(kernel.code, given)
+        map_ranges(kernel.code, list(each))
 
 
 _is_forked = False

@@ -61,6 +61,13 @@ class Divergence(ABC):
         """Whether a step may end beyond the row, and so beyond what a number can be."""
         return method == "subgradient"
 
+    def share(self, tau: float, method: Method) -> float | None:
+        """The s in (0, 1] of a step ``m + s (g - m)`` that is the same for every measurable row.
+
+        None where s depends on the row, or lies beyond 1.
+        """
+        return None
+
     def gaps(self, rows: Tensor, m: Tensor, *, shards: Shards = WHOLE) -> Tensor:
         """``(n,)`` float64: how far each row is from m, in the divergence's own scale."""
         return shards.distances(rows, m)

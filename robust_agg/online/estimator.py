@@ -21,8 +21,10 @@ from robust_agg.errors import (
     check_rows,
     shown,
 )
+from robust_agg.online import streams
 from robust_agg.online.divergence import Divergence, Method
 from robust_agg.online.radial import L2
+from robust_agg.online.streams import Generators
 from robust_agg.online.tau import Adaptive
 from robust_agg.shards import WHOLE, Shards
 from robust_agg.solvers import SolverReport
@@ -98,6 +100,34 @@ class Estimator(ABC):
             rows, state, senders=senders, generator=generator, distances=False
         )
         return explanation.output, new
+
+    def step_streams(
+        self,
+        rows: Tensor,
+        states: Sequence[State],
+        *,
+        senders: Sequence[int],
+        generators: Generators,
+        out: Tensor,
+    ) -> list[State]:
+        """:meth:`step` for k estimates that know nothing of each other, with one message to each.
+
+        Args:
+            rows: ``(k, d)``, the message to each; not changed.
+            states: one for each; not changed.
+            senders: who sent each row.
+            generators: ``generators(i)`` makes the generator of estimate i.
+            out: ``(k, d)``, apart from ``rows``, gets the new estimates.
+
+        Returns:
+            The new states.
+
+        Raises:
+            ValueError: as :meth:`step`.
+        """
+        return streams.step_in_turn(
+            self, rows, states, senders=senders, generators=generators, out=out
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -253,6 +283,41 @@ class OnlineMedian(Estimator):
             output, rows, distances=distances, weights=weights, solver=solver, shards=shards
         )
         return explanation, state
+
+    def step_streams(
+        self,
+        rows: Tensor,
+        states: Sequence[State],
+        *,
+        senders: Sequence[int],
+        generators: Generators,
+        out: Tensor,
+    ) -> list[State]:
+        share = self._share()
+        if share is None:
+            return super().step_streams(
+                rows, states, senders=senders, generators=generators, out=out
+            )
+        points = [state[ESTIMATE] for state in states]
+        new: list[State] = []
+        for i, m in enumerate(streams.approach(rows.detach(), points, share, out)):
+            if m is not None:
+                new.append({**states[i], ESTIMATE: m, STEPS: states[i][STEPS] + 1})
+                continue
+            draw = generators(i)
+            new.append(
+                streams.step_alone(
+                    self, rows[i], states[i], sender=senders[i], generator=draw, out=out[i]
+                )
+            )
+        return new
+
+    def _share(self) -> float | None:
+        """The s of every step ``m + s (g - m)`` of one row, where there is one."""
+        own = (type(self).step, type(self).explain) != (Estimator.step, OnlineMedian.explain)
+        if own or self.iterations > 1 or self.tau is None or isinstance(self.tau, Adaptive):
+            return None  # a subclass may have a step of its own
+        return self.divergence.share(self.tau, self.method)
 
     def _tau(
         self, rows: Tensor, m: Tensor, state: State, shards: Shards

@@ -76,6 +76,10 @@ class Squared(Radial):
     def overshoots(self, tau: float, method: Method) -> bool:
         return _share(tau, method) > 1
 
+    def share(self, tau: float, method: Method) -> float | None:
+        share = _share(tau, method)
+        return share if share <= 1 else None
+
     def averaged(
         self,
         rows: Tensor,
@@ -86,8 +90,8 @@ class Squared(Radial):
         *,
         shards: Shards = WHOLE,
     ) -> tuple[Tensor, Tensor | None]:
-        share = _share(tau, method)
-        if len(rows) == 1 and share <= 1:
+        share = self.share(tau, method)
+        if len(rows) == 1 and share is not None:
             # ‖g - m‖₂ is not needed, only that it is a number: which the largest entries can tell.
             reach = shards.largest(kernels.largest(rows) + kernels.largest(m))
             if reach * shards.columns(m.numel()) ** 0.5 <= too_far(m.dtype):
@@ -120,15 +124,13 @@ class _DistanceBatch(Radial):
         n = rows.shape[0]
         # m travels as one more row beside the rows' own centre: far from them, it is none itself.
         geometry, _ = measure(rows, m, shards=shards)
-        kept = geometry.accepted.nonzero().flatten()
+        kept, gram = geometry.accepted_gram()
         # F times min(τ, 1), so that no τ makes an infinite anchor.
         weights = (kept < n).double() / n * min(tau, 1.0)
         anchor = (kept == n).double() / max(tau, 1.0)
         if not bool((kept < n).any()) or not bool((kept == n).any()):
             return m.clone(), torch.zeros(n, dtype=torch.float64, device="cpu"), None
-        solution, report = minimise_distances(
-            geometry.gram[kept][:, kept], weights, loss=self.loss, anchor=anchor
-        )
+        solution, report = minimise_distances(gram, weights, loss=self.loss, anchor=anchor)
         over_rows = torch.zeros(n + 1, dtype=torch.float64, device="cpu")
         over_rows[kept] = solution
         return kernels.combine(rows, over_rows[:n], m, dtype=m.dtype), over_rows[:n], report

@@ -116,24 +116,22 @@ def _run(
     cell: Callable[[int, int], int],
 ) -> None:
     """A kernel on the parts; `cell` gives its address by a part's place and turn."""
-    tasks: dict[Lanes, list[dict[str, int]]] = {}
+    tasks: dict[Lanes, dict[str, list[int]]] = {}
     for place, (gradient, estimate, _) in enumerate(parts):
         lanes = _lanes(gradient)
-        own = tasks.setdefault(lanes, [])
+        own = tasks.setdefault(lanes, {name: [] for name in _GIVEN})
         g, m = gradient.data_ptr(), estimate.data_ptr()
         steps = gradient.element_size(), estimate.element_size()
         for turn, (lo, hi) in enumerate(ranges(_whole(gradient, lanes), TASK_NUMBERS)):
-            own.append(
-                {
-                    "gradient": g + lo * steps[0],
-                    "estimate": m + lo * steps[1],
-                    "width": hi - lo,
-                    "cell": cell(place, turn),
-                }
-            )
+            given = (g + lo * steps[0], m + lo * steps[1], hi - lo, cell(place, turn))
+            for name, value in zip(_GIVEN, given, strict=True):
+                own[name].append(value)
     # All parts at once: threads that meet after each of them take half as long again.
     for lanes, own in tasks.items():
-        team.run(compiled(lanes), own)
+        team.run(compiled(lanes), len(own["width"]), own)
+
+
+_GIVEN = ("gradient", "estimate", "width", "cell")
 
 
 def _whole(gradient: Tensor, lanes: Lanes) -> int:

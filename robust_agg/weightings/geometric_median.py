@@ -38,7 +38,7 @@ class GeometricMedian(Weighted):
         max_iterations: steps at most.
     """
 
-    tolerance: float = 1e-10
+    tolerance: float = 1e-13
     max_iterations: int = 200
 
     def __post_init__(self) -> None:
@@ -89,9 +89,9 @@ class GeometricMedian(Weighted):
         return super()._explain(rows, generator, distances=distances, shards=shards)
 
     def weigh(self, geometry: Geometry, generator: torch.Generator | None) -> Weighing:
-        chosen = geometry.accepted.nonzero().flatten()
+        chosen, gram = geometry.accepted_gram()
         solution, report = minimise_distances(
-            geometry.gram[chosen][:, chosen],
+            gram,
             torch.ones(len(chosen), dtype=torch.float64, device="cpu"),
             tolerance=self.tolerance,
             max_iterations=self.max_iterations,

@@ -51,7 +51,8 @@ class Mean(Weighted):
         limit = torch.finfo(torch.promote_types(rows.dtype, torch.float32)).max
         columns = shards.columns(rows.shape[1])
         if shards.largest(largest) <= limit / (2 * columns**0.5):
-            weights = _uniform(torch.ones(len(rows), dtype=torch.bool, device="cpu"))
+            n = len(rows)
+            weights = torch.full((n,), 1 / n, dtype=torch.float64, device="cpu")
             return explained(output, rows, distances=distances, weights=weights, shards=shards)
         # Some row may be too far: norms tell. The mean needs no other geometry, no Gram is formed.
         norms = shards.distances(rows, rows.new_zeros(rows.shape[1]))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 
 import pytest
 import torch
@@ -121,6 +122,29 @@ def test_nothing_is_copied_before_it_is_read() -> None:
     honest[0] = 5.0
     assert view.honest[0].tolist() == [5.0] * 4
     assert view.honest is view.honest
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(
+    "order",
+    [range(5), range(0, 5, 2), (4, 3, 2, 1, 0), (0, 1, 3), (2,), (1, 1, 1)],
+    ids=lambda order: str(tuple(order)),
+)
+def test_the_honest_mean_is_that_of_the_copies(order: Sequence[int], dtype: torch.dtype) -> None:
+    block = random_rows(5, 300, dtype)
+    separate = list(block.clone().unbind())
+    columns = block.T.contiguous().T
+    for rows in (block, separate, columns, block[:, 7:], [r.requires_grad_() for r in separate]):
+        chosen = [rows[i] for i in order]
+        view = View(reader="test", knows=Knowledge.HONEST, round=0, own=[chosen[0]], honest=chosen)
+        mean = view.honest_mean
+        assert torch.equal(mean, view.honest.mean(dim=0))
+        assert not mean.requires_grad
+        view.honest.zero_()
+        assert torch.equal(view.honest_mean, mean)
+    blind = View(reader="test", knows=Knowledge.OWN, round=0, own=[block[0]], honest=list(block))
+    with pytest.raises(KnowledgeError, match=r"honest_mean requires Knowledge\.HONEST"):
+        _ = blind.honest_mean
 
 
 def test_a_view_carries_no_gradient() -> None:

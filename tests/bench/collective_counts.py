@@ -20,6 +20,7 @@ class Counter:
         self.sent = 0.0
         self.size, self.rank = dist.get_world_size(), dist.get_rank()
         self._exchange, self._reduce = dist.all_to_all_single, dist.all_reduce
+        self._broadcast = dist.broadcast
         self._gather: Callable[..., Any] = ranks.all_gather_single
 
     def exchange(
@@ -33,6 +34,11 @@ class Counter:
         self.sent += (self.size - 1) * own.nbytes
         return self._gather(found, own, **options)
 
+    def broadcast(self, part: Tensor, *, group_src: int, **options: Any) -> Any:
+        """Counted where it begins, whoever passes it on."""
+        self.sent += (self.size - 1) * part.nbytes * (group_src == self.rank)
+        return self._broadcast(part, group_src=group_src, **options)
+
     def reduce(self, tensor: Tensor, *arguments: Any, **options: Any) -> Any:
         self.sent += 2 * tensor.nbytes * (self.size - 1) / self.size
         return self._reduce(tensor, *arguments, **options)
@@ -42,7 +48,7 @@ def counted(d: int) -> dict[str, float]:
     """Bytes that this rank sends in each form."""
     counter = Counter()
     dist.all_to_all_single, dist.all_reduce = counter.exchange, counter.reduce
-    ranks.all_gather_single = counter.gather
+    dist.broadcast, ranks.all_gather_single = counter.broadcast, counter.gather
     row = torch.randn(d, generator=torch.Generator().manual_seed(counter.rank))
     found = {}
     for name, form in forms(row, row.clone(), counter.size).items():

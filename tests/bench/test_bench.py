@@ -9,17 +9,19 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from oracles import rules as oracle
 from torch import Tensor
 
 from experiments import cli
-from experiments.bench import aggregators, aggregators_report, clock, peers, plain
+from experiments.bench import aggregators, aggregators_report, bandwidth, clock, peers, plain
 from experiments.bench.catalogue import BENCHES
 from experiments.bench.loops import ByzFLLoop, Loop, OurLoop, Setting
 from experiments.bench.rules import RULES, ours
 from experiments.data import Split
+from robust_agg import OnlineMedian
 
 
 @pytest.fixture(autouse=True)
@@ -138,6 +140,57 @@ def test_the_memory_verdict_is_about_the_largest_rows() -> None:
     assert not claim.holds
 
 
+def on_a_device(rule: str, n: int, ms: float, **changes: Any) -> dict[str, Any]:
+    """Float32 rows of 10⁶ columns, on a device that copies 1000 GB a second: n / 250 ms a pass."""
+    return row(rule=rule, n=n, ms=ms, device="cuda", copy_gbs=1000.0, **changes)
+
+
+@pytest.mark.parametrize(
+    ("rule", "n", "ms", "share", "holds"),
+    [
+        ("CoordinateWiseMedian", 32, 0.16, "80%", True),  # 128 MB
+        ("CoordinateWiseMedian", 32, 0.2, "64%", False),
+        ("L1 batch", 8, 0.04, "80%", True),
+        ("TrimmedMean", 64, 0.5, "51%", True),
+        ("TrimmedMean", 64, 0.7, "37%", False),
+        ("GeometricMedian", 32, 0.4, "64%", True),  # twice 128 MB
+        ("VClip", 64, 1.0, "51%", False),
+    ],
+)
+def test_a_device_s_rules_are_held_to_its_copy_bandwidth(
+    rule: str, n: int, ms: float, share: str, holds: bool
+) -> None:
+    measured = on_a_device(rule, n, ms)
+    (claim,) = bandwidth.claims([measured])
+    assert claim.measured == f"{share} at least ({rule}, n = {n})"
+    assert claim.holds is holds
+    ((title, table),) = bandwidth.tables([measured]).items()
+    assert "1000 GB/s" in title
+    passes = "2" if rule in ("GeometricMedian", "VClip") else "1"
+    assert table[1] == (rule, str(n), "1000000", passes, share)
+
+
+def test_the_longest_rows_and_the_worst_rule_decide() -> None:
+    slow_but_short = on_a_device("Phocas", 32, 1.0)
+    long = on_a_device("Phocas", 32, 1.6, d=10**7)
+    (claim,) = bandwidth.claims([long, slow_but_short, on_a_device("TrimmedMean", 16, 0.08)])
+    assert claim.measured == "80% at least (Phocas, n = 32)"
+    (claim,) = bandwidth.claims([long, on_a_device("TrimmedMean", 16, 0.1)])
+    assert claim.measured == "64% at least (TrimmedMean, n = 16)"
+
+
+def test_without_a_bandwidth_there_is_nothing_to_claim() -> None:
+    rows = [
+        row(ms=0.1),
+        on_a_device("Krum", 32, 0.1),
+        on_a_device("VClip", 32, 0.1, dtype="float16"),
+        on_a_device("VClip", 32, 0.1, who="ByzFL"),
+    ]
+    assert not list(bandwidth.claims(rows))
+    assert not bandwidth.tables(rows)
+    assert clock.copy_bandwidth("cpu") is None
+
+
 ORACLES = {
     "Mean": lambda x, f: oracle.mean(x),
     "CoordinateWiseMedian": lambda x, f: oracle.coordinate_median(x),
@@ -165,6 +218,37 @@ def test_rules_and_plain_forms_agree(name: str, n: int) -> None:
     torch.testing.assert_close(
         ours(name, rows, 2)(rows), plain.TORCH[name](rows, 2), rtol=1e-8, atol=1e-9
     )
+
+
+@pytest.mark.parametrize("name", RULES)
+@pytest.mark.parametrize("n", [16, 32])
+def test_rules_of_float64_rows_are_exact(name: str, n: int) -> None:
+    rows = aggregators._rows(aggregators.Case(n, 1000, "float64"), "cpu")
+    expected = plain.TORCH[name](rows, n // 4)
+    error = (ours(name, rows, n // 4)(rows) - expected).norm() / expected.norm()
+    assert float(error) < 1e-13
+
+
+@pytest.mark.parametrize("name", ["GeometricMedian", "L2 batch"])
+def test_the_plain_forms_end_where_the_gradient_does(name: str) -> None:
+    """By numbers of more digits, where the machine has them."""
+    rows = aggregators._rows(aggregators.Case(32, 1000, "float64"), "cpu")
+    pull = 1 / plain.clipping_radius(rows) if name == "L2 batch" else 0.0
+    y = plain.TORCH[name](rows, 8).numpy().astype(np.longdouble)
+    deviations = y - rows.numpy()
+    units = deviations / np.sqrt((deviations**2).sum(axis=1, keepdims=True))
+    gradient = units.mean(axis=0) + pull * y
+    assert float(np.sqrt((gradient**2).sum())) < 1e-14
+
+
+def test_the_state_of_an_online_median_is_made_before_the_call(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    rows = torch.randn(8, 50, generator=torch.Generator().manual_seed(0))
+    forms = [ours(name, rows, 2) for name in ("L1 batch", "VClip", "L2 batch")]
+    monkeypatch.setattr(OnlineMedian, "init", None)
+    for form in forms:
+        assert torch.equal(form(rows), form(rows))
 
 
 SAME = {

@@ -14,6 +14,7 @@ from oracles import rules as oracle
 
 import robust_agg as ra
 from robust_agg.span import measure
+from robust_agg.weightings import centered_clipping
 from robust_agg.weightings.geometric_median import GRAM_UP_TO
 from robust_agg.weiszfeld import weiszfeld_over_rows
 
@@ -216,6 +217,37 @@ def test_many_rows_are_iterated_over_with_the_same_result(far: float, dtype: tor
     torch.testing.assert_close(weights, in_weight_space, atol=1e-6, rtol=0)
     exact = weiszfeld(rows.double().numpy())
     np.testing.assert_allclose(rule(rows).double().numpy(), exact, atol=2e-6 * np.abs(exact).max())
+
+
+@pytest.mark.parametrize("radius", [None, 3.0])
+@pytest.mark.parametrize("iterations", [1, 3])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_many_rows_are_clipped_over_the_rows_with_the_same_result(
+    dtype: torch.dtype, iterations: int, radius: float | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = torch.from_numpy(draw(2, 201, 30, kind="normal")).to(dtype)
+    rows[:40] += 1e3
+    rows[40:50], rows[50], rows[51] = torch.nan, torch.inf, torch.finfo(dtype).max
+    rule = ra.CenteredClipping(radius=radius, iterations=iterations)
+    measured: list[int] = []
+    monkeypatch.setattr(centered_clipping, "measure", lambda *given: measured.append(1))
+    over_rows = rule.explain(rows)
+    assert not measured
+    monkeypatch.setattr(centered_clipping, "measure", measure)
+    monkeypatch.setattr(centered_clipping, "GRAM_UP_TO", 1000)
+    in_weight_space = rule.explain(rows)
+    assert over_rows.rejected == in_weight_space.rejected == tuple(range(40, 52))
+    assert over_rows.weights is not None
+    near = 1e-12 if dtype == torch.float64 else 1e-6
+    torch.testing.assert_close(over_rows.weights, in_weight_space.weights, atol=near, rtol=0)
+    torch.testing.assert_close(over_rows.output, in_weight_space.output, atol=9 * near, rtol=near)
+
+
+def test_of_many_rows_too_many_that_cannot_be_measured_are_named() -> None:
+    rows = torch.from_numpy(draw(2, 201, 30, kind="normal"))
+    rows[:101] = torch.nan
+    with pytest.raises(ra.TooManyRejectedError, match="CenteredClipping: at most 100 of the n=201"):
+        ra.CenteredClipping()(rows)
 
 
 def test_many_rows_whose_median_is_a_row_fall_back_to_weight_space() -> None:

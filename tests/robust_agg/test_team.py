@@ -58,11 +58,11 @@ def test_a_compiled_task_runs_once(
 
     monkeypatch.setattr(team, "_fork_join", lambda: None if own else counting)
     cells = torch.zeros(MANY, dtype=torch.int64)
-    tasks = [{"cell": cells.data_ptr() + 8 * place, "number": place} for place in range(MANY)]
-    team.run(adding(), tasks)
+    addresses = [cells.data_ptr() + 8 * place for place in range(MANY)]
+    team.run(adding(), MANY, {"cell": addresses, "number": range(MANY)})
     assert torch.equal(cells, torch.arange(MANY))
-    team.run(adding(), [])
-    team.run(adding(), tasks[5:6])
+    team.run(adding(), 0, {"cell": [], "number": 5})
+    team.run(adding(), 1, {"cell": addresses[5:6], "number": 5})
     assert cells[5] == 10
     assert regions == (not own and threads > 1)
 

@@ -59,6 +59,8 @@ class FaultyHost(Host):
         match fault:
             case "exception":
                 raise RuntimeError("the disk is gone")
+            case "interrupt":
+                raise KeyboardInterrupt
             case "exit":
                 raise SystemExit(1)
             case "kill":

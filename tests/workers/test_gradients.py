@@ -68,9 +68,7 @@ def data() -> tuple[Tensor, Tensor]:
 
 def compute(gradients: Gradients, weights: Tensor, seeds: range = range(K)) -> Tensor:
     inputs, targets = data()
-    out = torch.full((K, gradients.dim), torch.nan)
-    gradients(weights, inputs, targets, seeds, out=out)
-    return out
+    return gradients(weights, inputs, targets, seeds)
 
 
 def backward(model: nn.Module, weights: Tensor) -> Tensor:
@@ -139,8 +137,7 @@ def test_dropout_draws_from_the_workers_seed(model: Model) -> None:
 
     inputs, targets = data()
     same = inputs[:1].expand(K, -1, -1), targets[:1].expand(K, -1)
-    rows = torch.empty(K, gradients.dim)
-    gradients(weights, *same, [0, 0, 1, 2, 3], out=rows)
+    rows = gradients(weights, *same, [0, 0, 1, 2, 3])
     assert torch.equal(rows[0], rows[1])
     assert not torch.equal(rows[0], rows[2])
 
@@ -158,9 +155,8 @@ def test_what_vmap_cannot_do_is_looped() -> None:
 def test_an_error_of_the_data_decides_nothing() -> None:
     gradients = Gradients(mlp(), cross_entropy)
     inputs, targets = data()
-    out = torch.empty(K, gradients.dim)
     with pytest.raises(IndexError, match="out of bounds"):
-        gradients(parameters(mlp), inputs, targets + CLASSES, range(K), out=out)
+        gradients(parameters(mlp), inputs, targets + CLASSES, range(K))
     assert gradients.vectorize is None
     compute(gradients, parameters(mlp))
     assert gradients.vectorize is True
@@ -186,3 +182,14 @@ def test_errors() -> None:
         Gradients(batch_norm(), cross_entropy, vectorize=True)
     with pytest.raises(ValueError, match=r"vectorize must not be True .* Dropout, found True"):
         Gradients(dropout(), cross_entropy, vectorize=True)
+
+
+def test_rows_that_are_equal_are_rows_of_their_own() -> None:
+    model = nn.Linear(FEATURES, CLASSES)
+    gradients = Gradients(
+        model, lambda outputs, targets: 0 * outputs.detach().sum(), vectorize=True
+    )
+    rows = gradients(parameters(lambda: model), *data(), range(K))
+    assert not rows.any()
+    rows[0] = 1.0
+    assert not rows[1:].any()

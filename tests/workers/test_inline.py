@@ -8,7 +8,8 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,7 @@ from host_samples import CountThreads, batch_norm, mlp, parameters, spec
 from torch import Tensor, nn
 
 from robust_agg.messages import Update
+from robust_agg.online.named import Momentum
 from robust_agg.types import State
 from workers import Host, InlineHosts
 
@@ -39,6 +41,79 @@ def test_threads_are_set_within_hosts_only(threads: int) -> None:
         torch.set_num_threads(callers)
         found = transport.collect(1, parameters(mlp)).updates
         assert {float(update.row[0]) for update in found} == {threads}
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize(
+    "mode",
+    [
+        nullcontext,
+        torch.no_grad,
+        torch.inference_mode,
+        lambda: torch.autocast("cpu", dtype=torch.bfloat16),
+        lambda: torch.device("meta"),
+    ],
+)
+@pytest.mark.parametrize("model", [mlp, batch_norm])
+def test_a_single_host_answers_alike_in_either_thread(
+    mode: Callable[[], AbstractContextManager[None]], model: Callable[[], nn.Module], threads: int
+) -> None:
+    """Without a deadline it works in the caller's, whose modes must not reach it."""
+    callers, weights = torch.get_num_threads(), parameters(model)
+    settings = spec(model=model, threads=threads, estimator=Momentum(beta=0.5))
+    with (
+        InlineHosts([settings]) as direct,
+        InlineHosts([settings], deadline=60.0) as apart,
+    ):
+        for round in range(2):
+            with mode():
+                found = direct.collect(round, weights).updates
+            expected = apart.collect(round, weights).updates
+            assert len(found) == len(expected) == 6
+            for a, b in zip(found, expected, strict=True):
+                assert a.sender == b.sender
+                assert torch.equal(a.row, b.row)
+    assert torch.get_num_threads() == callers
+
+
+def test_where_a_host_works() -> None:
+    class Where(CountThreads):
+        def step(self, rows: Tensor, state: State, **_: object) -> tuple[Tensor, State]:
+            here.append(threading.get_ident())
+            return rows[0], state
+
+    here: list[int] = []
+    own = {threading.get_ident()}
+    settings = spec(estimator=Where())
+    for specs, deadline, callers in (
+        (settings.split(1), None, True),
+        (settings.split(1), 60.0, False),
+        (settings.split(2), None, False),
+    ):
+        here.clear()
+        with InlineHosts(specs, deadline=deadline) as transport:
+            transport.collect(0, parameters(mlp))
+        assert len(here) == 6
+        assert own.isdisjoint(here) != callers
+
+
+def test_what_ends_a_host_does_not_end_its_caller() -> None:
+    faults = {0: "exception", 2: "interrupt", 4: "exit"}
+    with InlineHosts([FaultySpec.of(spec(), faults)]) as transport:
+        for round in range(7):
+            if faults.get(round) == "interrupt":
+                with pytest.raises(KeyboardInterrupt):
+                    transport.collect(round, parameters(mlp))
+                continue
+            collection = transport.collect(round, parameters(mlp))
+            reasons = {r.reason for r in collection.refused}
+            assert len(collection.updates) == (6 if round in (1, 3) else 0)
+            if round == 0:
+                assert reasons == {"failed: host 0: RuntimeError: the disk is gone"}
+            elif round == 4:
+                assert reasons == {"lost: host 0 died in round 4: SystemExit: 1"}
+            elif round > 4:
+                assert reasons == {"lost: host 0 died in round 4"}
 
 
 class KeepParameters(FaultyHost):

@@ -15,7 +15,7 @@ from torch import Tensor
 from attacks import LabelFlip
 from robust_agg.seeding import generator
 from workers import LogicalWorker, Shard
-from workers.worker import sample
+from workers.worker import batches, sample
 
 
 @given(st.integers(1, 60), st.data())
@@ -71,6 +71,26 @@ def test_a_batch_as_large_as_the_shard_is_the_shard(size: int | None) -> None:
     inputs, targets = worker.batch(size, seed=1, round=0, step=0)
     assert torch.equal(inputs, worker.shard.inputs)
     assert torch.equal(targets, worker.shard.targets)
+
+
+@pytest.mark.parametrize("attack", [None, LabelFlip(num_classes=CLASSES)])
+@pytest.mark.parametrize("size", [None, 3, 8, 20])
+def test_batches_are_each_workers_own(size: int | None, attack: LabelFlip | None) -> None:
+    workers = [LogicalWorker(i, shard(i, 20)) for i in range(3)]
+    workers.append(LogicalWorker(3, shard(3, 20), attack))
+    drawn = {"seed": 1, "round": 4, "step": 2}
+    inputs, targets = batches(workers, size, **drawn)
+    for place, worker in enumerate(workers):
+        own_inputs, own_targets = worker.batch(size, **drawn)
+        assert torch.equal(inputs[place], own_inputs)
+        assert torch.equal(targets[place], own_targets)
+
+
+def test_samples_are_what_they_were() -> None:
+    """A run that is continued must draw what it would have drawn."""
+    assert sample(20, 3, generator(0, "test")).tolist() == [4, 12, 10]
+    assert sample(20, 5, generator(0, "test")).tolist() == [4, 12, 10, 2, 17]
+    assert sample(20, 8, generator(0, "test")).tolist() == [4, 7, 18, 2, 10, 17, 11, 6]
 
 
 def test_a_data_attack_changes_the_batch_and_not_the_shard() -> None:

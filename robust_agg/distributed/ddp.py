@@ -1,0 +1,189 @@
+"""The communication hook that makes DistributedDataParallel's gradients robust.
+
+DDP hands over the gradient in buckets as the backward pass makes them, in the same order on all
+ranks. Each bucket's rows are exchanged at once; a separable rule acts on a bucket when the next one
+comes, any other on all buckets when the last has come. Collectives are begun by the hook alone, in
+the order of its calls, so that all ranks begin the same ones.
+"""
+
+# Without `from __future__ import annotations`: DDP looks at the hook's annotations.
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.futures import Future
+
+from robust_agg.aggregator import Aggregator, Explanation
+from robust_agg.distributed.all_reduce import TIMEOUT
+from robust_agg.distributed.exchanges import Trust, exchange
+from robust_agg.distributed.header import digest, rule_in_words
+from robust_agg.distributed.later import Later
+from robust_agg.distributed.layout import narrowed
+from robust_agg.distributed.parts import Parts
+from robust_agg.distributed.sharded_rule import ShardedRule
+from robust_agg.errors import TooManyRejectedError
+from robust_agg.online.estimator import Estimator
+from robust_agg.torch_compat import GradBucket
+
+Hook: TypeAlias = Callable[["RobustHook", GradBucket], Future[Tensor]]
+
+
+def robust_hook(
+    rule: Aggregator | Estimator,
+    group: dist.ProcessGroup | None = None,
+    *,
+    f: int | None = None,
+    seed: int = 0,
+    timeout: float = TIMEOUT,
+    trust: Trust = "sharded",
+    groups: int | None = None,
+    distances: bool = False,
+    scaler: torch.amp.GradScaler | None = None,
+    name: str = "robust_hook",
+) -> tuple["RobustHook", Hook]:
+    """A DDP model that steps by a robust rule: ``model.register_comm_hook(*robust_hook(rule))``.
+
+    Coordinate-wise rules, and Momentum, CClip and SignedIncrement at a fixed τ, act bucket by
+    bucket while the backward pass goes on; of a non-finite row they then leave out the buckets that
+    are. Any other rule looks at whole gradients, and acts when the backward pass has ended; until
+    then each rank holds all rows in its slice, as many numbers as a gradient has.
+
+    Args:
+        rule: an aggregator, or an estimator whose state the hook keeps; the same on every rank.
+        group: the ranks; the model's own process group, all ranks if None.
+        f: declared number of bad ranks; see :class:`RobustAllReduce`.
+        seed: of random draws, with the number of the step.
+        timeout: seconds a collective may take.
+        trust: what ranks are trusted with; see :data:`~robust_agg.distributed.exchanges.Trust`.
+        groups: of neighbouring ranks, whose plain means are the rows; see
+            :class:`~robust_agg.distributed.exchanges.Grouped`. Every rank is its own if None.
+        distances: whether ``explanation`` has distances.
+        scaler: the training's, if it has one: rows are divided by its scale first. A step in which
+            too many rows are non-finite then gives Inf, for which the scaler skips it.
+        name: see :class:`RobustAllReduce`.
+
+    Returns:
+        The hook's state, which explains the steps and can be saved, and the hook.
+
+    Raises:
+        ConstraintError, ValueError: the rule cannot be sharded, or does not go with n and f.
+    """
+    meeting = exchange(group, who=name, timeout=timeout, trust=trust, groups=groups)
+    sharded = ShardedRule(rule, meeting, f=f, seed=seed, distances=distances)
+    return RobustHook(sharded, scaler), _hook
+
+
+def _hook(state: "RobustHook", bucket: GradBucket) -> Future[Tensor]:
+    return state.take(bucket)
+
+
+@dataclass
+class _Bucket:
+    """A bucket of the step under way: being exchanged, aggregated, collected."""
+
+    future: Future[Tensor]
+    parameters: list[Tensor]
+    d: int
+    dtype: torch.dtype
+    rows: Later
+    found: Later | None = None
+
+
+class RobustHook:
+    """The state of a hook that :func:`robust_hook` has made."""
+
+    def __init__(self, sharded: ShardedRule, scaler: torch.amp.GradScaler | None) -> None:
+        self._sharded, self._scaler = sharded, scaler
+        self._exchange, self.ranks = sharded.exchange, sharded.exchange.ranks
+        self._parts = Parts(sharded)
+        self._buckets: list[_Bucket] = []
+        self._agreed = False
+
+    @property
+    def step(self) -> int:
+        """How many steps are done; one with accumulated gradients is one."""
+        return self.ranks.step
+
+    @property
+    def explanation(self) -> Explanation | None:
+        """Why the last step came out as it did; see :class:`Parts`."""
+        return self._parts.explanation
+
+    def take(self, bucket: GradBucket) -> Future[Tensor]:
+        """The hook: begin with a bucket, and finish what can be finished.
+
+        Raises:
+            DisagreementError: the ranks have different rules.
+            TooManyRejectedError, ValueError: the rule's own, on every rank, without a scaler; the
+                state is as before the step.
+            RankError: a rank is gone, or stalls.
+        """
+        if bucket.index() == 0:
+            self._begin()
+        vector = bucket.buffer()
+        rows = self._exchange.rows(vector)
+        if self._buckets:
+            self._act(self._buckets[-1])
+        future = Future[Tensor](devices=[vector.device] if vector.is_cuda else [])
+        arrived = _Bucket(future, bucket.parameters(), vector.numel(), vector.dtype, rows)
+        self._buckets.append(arrived)
+        if bucket.is_last():
+            self._act(arrived)
+            self._finish()
+        return future
+
+    def _begin(self) -> None:
+        if not self._agreed:
+            # DDP has compared the shapes, and no rank changes its rule later.
+            rule = digest(self._sharded.asked)
+            self.ranks.agree([rule], rule_in_words)
+            self._agreed = True
+        self._buckets = []
+        self._parts.begin(1.0 if self._scaler is None else self._scaler.get_scale())
+
+    def _act(self, bucket: _Bucket) -> None:
+        """The rows of a bucket are here, or are waited for."""
+        counts = self._exchange.counts(bucket.d)
+        output = self._parts.add(bucket.parameters, bucket.rows.result(), counts)
+        if output is not None:
+            self._collect(bucket, output)
+
+    def _collect(self, bucket: _Bucket, output: Tensor) -> None:
+        bucket.found = self._exchange.whole(narrowed(output, bucket.dtype), bucket.d)
+
+    def _finish(self) -> None:
+        """Give DDP the gradient."""
+        buckets, self._buckets = self._buckets, []
+        failed = False
+        try:
+            outputs = self._parts.finish()
+        except TooManyRejectedError:
+            if self._scaler is None:
+                raise
+            failed, outputs = True, []
+        for bucket, output in zip(buckets, outputs, strict=False):
+            self._collect(bucket, output)
+        self.ranks.step += 1
+        for bucket in buckets:
+            if failed or bucket.found is None:
+                inf = torch.full((bucket.d,), torch.inf, dtype=bucket.dtype)
+                bucket.future.set_result(inf.to(self.ranks.device))
+            else:
+                bucket.future.set_result(bucket.found.result())
+
+    def state_dict(self, model: nn.Module) -> dict[str, Any]:
+        """See :meth:`Parts.state_dict`; ``model`` is the one within DDP, or DDP itself."""
+        return self._parts.state_dict(_inner(model))
+
+    def load_state_dict(self, tree: Mapping[str, Any], model: nn.Module) -> None:
+        """See :meth:`Parts.load_state_dict`; ``model`` is the one within DDP, or DDP itself."""
+        self._parts.load_state_dict(tree, _inner(model))
+
+
+def _inner(model: nn.Module) -> nn.Module:
+    """Names of parameters should not depend on how the model is wrapped."""
+    return model.module if isinstance(model, nn.parallel.DistributedDataParallel) else model

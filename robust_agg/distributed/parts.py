@@ -1,0 +1,252 @@
+"""A step of a rule on a gradient that comes in parts, such as the buckets of a backward pass."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import reduce
+from math import isfinite
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from robust_agg import kernels
+from robust_agg.aggregator import Explanation
+from robust_agg.distributed.estimates import Estimates, Part
+from robust_agg.distributed.layout import side_by_side
+from robust_agg.distributed.sharded_rule import ShardedRule
+from robust_agg.errors import TooManyRejectedError, as_integer
+from robust_agg.online.estimator import ESTIMATE, Estimator
+from robust_agg.shards import Shards
+from robust_agg.span import too_far
+from robust_agg.types import State
+
+
+class _OnePart(Shards):
+    """The columns of one part, for a rule to which the others do not matter.
+
+    Whether all of its numbers are finite is asked of all ranks once, when all parts are there.
+    """
+
+    def __init__(self) -> None:
+        self.reached = 0.0
+
+    def largest(self, value: float) -> float:
+        self.reached = max(self.reached, value)
+        return 0.0
+
+
+@dataclass
+class _Arrived:
+    """A part that has come, and what a separable rule has made of it.
+
+    Attributes:
+        parameters: whose gradients it has.
+        rows: ``(n, k)``, all rows in the k columns that are here.
+        counts: how many columns each rank has.
+        state: the estimator's, after it.
+        squares: ``(n,)``, of the rows' distances to the result in these columns.
+    """
+
+    parameters: tuple[Tensor, ...]
+    rows: Tensor
+    counts: Sequence[int]
+    state: State
+    squares: Tensor | None = None
+
+    @property
+    def width(self) -> int:
+        """k."""
+        return self.rows.shape[1]
+
+
+class Parts:
+    """What a rule makes of a gradient that comes in parts; holds an estimator's state.
+
+    A separable rule acts on each part as it comes. Any other acts on all when they are there: their
+    rows are kept until then, as many numbers a rank as a whole gradient has.
+
+    Args:
+        sharded: the rule.
+
+    Attributes:
+        explanation: of the last step; None before it. Its output is empty, and of a separable rule
+            it has no weights.
+    """
+
+    def __init__(self, sharded: ShardedRule) -> None:
+        self._sharded, self._ranks = sharded, sharded.exchange.ranks
+        self._estimates = Estimates(sharded.exchange)
+        self._memory: State = {}
+        # What the estimator remembers beside the estimate.
+        self._arrived: list[_Arrived] = []
+        self._one = _OnePart()
+        self._scale = 1.0
+        self.explanation: Explanation | None = None
+
+    def begin(self, scale: float = 1.0) -> None:
+        """Begin a step, whatever became of the last; its rows are ``scale`` times what they are."""
+        self._arrived, self._one, self._scale = [], _OnePart(), scale
+
+    def add(
+        self, parameters: Sequence[Tensor], rows: Tensor, counts: Sequence[int]
+    ) -> Tensor | None:
+        """A part has come.
+
+        Args:
+            parameters: whose gradients it has, in order.
+            rows: ``(n, k)``, all rows in the k columns of it that are here.
+            counts: how many columns each rank has.
+
+        Returns:
+            The columns ``(k,)`` of the result that are here, of a separable rule: :meth:`finish`
+            tells whether they count. None of any other rule.
+        """
+        part = _Arrived(tuple(parameters), rows, counts, {})
+        self._arrived.append(part)
+        if not self._sharded.rule.separable:
+            return None
+        block = self._block([part])
+        state = self._state([part], block)
+        why, part.state = self._sharded.step(block, state, self._one, distances=False)
+        if self._sharded.distances:
+            part.squares = kernels.row_distances(block, why.output).square()
+        part.rows = rows[:0]  # they are not needed any more
+        return self._rescaled(why.output)[: part.width]
+
+    def finish(self) -> list[Tensor]:
+        """All parts are there: their columns ``(k,)`` of the result; the state takes the step.
+
+        Of a separable rule the list is empty, for :meth:`add` has given them.
+
+        Raises:
+            TooManyRejectedError, ValueError: as the rule's, on every rank; the state is as it was.
+        """
+        arrived, self._arrived = self._arrived, []
+        widths = [part.width for part in arrived]
+        outputs: Sequence[Tensor] = ()
+        if self._sharded.rule.separable:
+            why = self._settled(arrived)
+            state = arrived[-1].state
+            estimates = [part.state.get(ESTIMATE) for part in arrived]
+        else:
+            block = self._block(arrived)
+            counts = [sum(of_rank) for of_rank in zip(*(p.counts for p in arrived), strict=True)]
+            columns = self._sharded.exchange.columns(counts)
+            why, state = self._sharded.step(block, self._state(arrived, block), columns)
+            self._sharded.check_rejected(why.rejected)
+            outputs = _split(self._rescaled(why.output), widths)
+            estimates = [*_split(state[ESTIMATE], widths)] if state else []
+            why = replace(why, output=why.output[:0])
+        self.explanation = why
+        if state:
+            self._memory = {name: value for name, value in state.items() if name != ESTIMATE}
+            self._estimates.put(
+                Part(part.parameters, own[: part.width])
+                for part, own in zip(arrived, estimates, strict=True)
+                if own is not None
+            )
+        return list(outputs)
+
+    def _settled(self, arrived: Sequence[_Arrived]) -> Explanation:
+        """Of a separable rule: whether the step counts, and distances where they are wanted."""
+        who, name = self._ranks.who, self._sharded.rule.name
+        if not isfinite(self._ranks.largest(self._one.reached)):
+            raise TooManyRejectedError(
+                f"{who}: the result must be finite, found a number that is not: more of the "
+                f"n={self._sharded.exchange.n} rows are non-finite somewhere than {name} bears"
+            )
+        nothing = torch.empty(0, dtype=torch.float64, device="cpu")
+        squares = [part.squares for part in arrived if part.squares is not None]
+        if not squares:
+            return Explanation(nothing, nothing)
+        distances = self._ranks.sum(torch.stack(squares).sum(dim=0)).sqrt()
+        far = ~(distances <= too_far(torch.float32))
+        rejected = tuple(far.nonzero().flatten().tolist())
+        self._sharded.check_rejected(rejected)
+        return Explanation(nothing, distances, rejected=rejected)
+
+    def _block(self, parts: Sequence[_Arrived]) -> Tensor:
+        """The rows ``(n, k)`` of the parts side by side, in the units of the gradient."""
+        dtype = reduce(torch.promote_types, (part.rows.dtype for part in parts))
+        block = side_by_side([part.rows for part in parts], dtype)
+        if self._scale == 1.0:
+            return block
+        # In at least float32: a scale is there because 16 bits cannot hold what it is divided from.
+        return block.to(torch.promote_types(dtype, torch.float32)) / self._scale
+
+    def _rescaled(self, output: Tensor) -> Tensor:
+        return output if self._scale == 1.0 else output * self._scale
+
+    def _state(self, parts: Sequence[_Arrived], block: Tensor) -> State:
+        """The estimator's state for these parts; empty for an aggregator."""
+        if not isinstance(self._sharded.rule, Estimator):
+            return {}
+        fresh = self._sharded.rule.init(block[0])
+        widths = [part.width for part in parts]
+        starts = _split(fresh[ESTIMATE], widths)
+        own = fresh[ESTIMATE].clone()
+        own[: sum(widths)] = torch.cat(
+            [
+                self._estimates.of(part.parameters, start)
+                for part, start in zip(parts, starts, strict=True)
+            ]
+        )
+        return {**fresh, **self._memory, ESTIMATE: own}
+
+    def state_dict(self, model: nn.Module) -> dict[str, Any]:
+        """Step, rule and the estimator's state, its estimate by the names of the parameters.
+
+        All ranks must call it, for the slices of the estimate are collected; all get the same.
+        """
+        names = {id(parameter): name for name, parameter in model.named_parameters()}
+        estimate = {
+            names[id(parameter)]: value.view(parameter.shape)
+            for parameter, value in self._estimates.collected()
+        }
+        return {
+            "step": self._ranks.step,
+            "rule": self._sharded.specification,
+            "memory": dict(self._memory),
+            "estimate": estimate,
+        }
+
+    def load_state_dict(self, tree: Mapping[str, Any], model: nn.Module) -> None:
+        """Continue where :meth:`state_dict` was taken, with any number of ranks.
+
+        Raises:
+            ValueError: it is of another rule, of the same one with other parameters, or of another
+                model.
+        """
+        who = self._ranks.who
+        for name in ("step", "rule", "memory", "estimate"):
+            if name not in tree:
+                raise ValueError(f"{who}: a state must have {name!r}, found {sorted(tree)}")
+        if tree["rule"] != self._sharded.specification:
+            raise ValueError(
+                f"{who}: rule must be the state's {tree['rule']}, "
+                f"found {self._sharded.specification}"
+            )
+        parameters = dict(model.named_parameters())
+        for name, value in tree["estimate"].items():
+            shape = tuple(parameters[name].shape) if name in parameters else None
+            if shape != tuple(value.shape):
+                raise ValueError(
+                    f"{who}: model must have a parameter {name!r} of shape {tuple(value.shape)}, "
+                    f"found {'none' if shape is None else shape}"
+                )
+        self._ranks.step = as_integer(who, "step", tree["step"])
+        self._memory = dict(tree["memory"])
+        self._estimates.load(
+            {
+                id(parameters[name]): value.reshape(-1).to(parameters[name].device)
+                for name, value in tree["estimate"].items()
+            }
+        )
+
+
+def _split(vector: Tensor, widths: Sequence[int]) -> Sequence[Tensor]:
+    """The vector's parts; what is left, a column of zeros of a rank that has none, is dropped."""
+    parts: Sequence[Tensor] = torch.split(vector[: sum(widths)], list(widths))
+    return parts

@@ -1,0 +1,298 @@
+"""Small trainings under DDP and FSDP2 that the tests have ranks do, beside the dense rule's."""
+
+from __future__ import annotations
+
+import os
+import signal
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from rank_jobs import Rule
+from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+
+from robust_agg import Aggregator
+from robust_agg.checkpoint import load_checkpoint, save_checkpoint
+from robust_agg.distributed import Evidence, robust_hook
+from robust_agg.distributed.fsdp import RobustFSDP
+from robust_agg.ledger import Ledger
+from robust_agg.seeding import generator
+
+BUCKET_MB = 0.02  # the model has about 30 KB: several buckets, which DDP arranges anew after a step
+
+
+def network(*, unused: bool = False) -> nn.Sequential:
+    """The same parameters wherever it is called; the last layer may not be used."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        layers = [nn.Linear(11, 60), nn.Tanh(), nn.Linear(60, 61), nn.Tanh(), nn.Linear(61, 5)]
+        return nn.Sequential(*layers, *([nn.Linear(5, 3)] if unused else []))
+
+
+def loss(model: nn.Module, rank: int, step: int, *, layers: int = 5) -> Tensor:
+    """Of a rank's own batch; rank 1's gradients are 30 times too long."""
+    draw = generator(0, "batch", rank, step)
+    inputs, targets = torch.randn(8, 11, generator=draw), torch.randint(5, (8,), generator=draw)
+    found = model(inputs) if layers == 5 else model[:layers](inputs)  # type: ignore[index]
+    scale = 30.0 if rank == 1 else 1.0
+    return scale * nn.functional.cross_entropy(found[:, :5], targets)
+
+
+def flat(model: nn.Module) -> Tensor:
+    """The model's gradient as one vector."""
+    parts = []
+    for parameter in model.parameters():
+        grad = parameter.grad
+        assert grad is not None
+        parts.append(grad.full_tensor() if hasattr(grad, "full_tensor") else grad)
+    return torch.cat([part.reshape(-1) for part in parts])
+
+
+class Dense:
+    """The same training in one process: all ranks' gradients, and the rule on their rows."""
+
+    def __init__(self, rule: Rule, ranks: int) -> None:
+        self.rule, self.ranks, self.model = rule, ranks, network()
+        self.optimizer = torch.optim.SGD(self.model.parameters(), lr=0.1)
+        self.state: Any = None
+
+    def step(self, number: int, *, batches: int = 1) -> Tensor:
+        """One step, its gradients accumulated over some batches; the gradient it steps by."""
+        rows = []
+        for rank in range(self.ranks):
+            self.optimizer.zero_grad()
+            for batch in range(batches):
+                loss(self.model, rank, number + 100 * batch).backward()
+            rows.append(flat(self.model))
+        stacked = torch.stack(rows)
+        draw = generator(0, "robust all-reduce", number)
+        if isinstance(self.rule, Aggregator):
+            found = self.rule(stacked, generator=draw)
+        else:
+            state = self.state or self.rule.init(stacked[0])
+            found, self.state = self.rule.step(stacked, state, generator=draw)
+        nn.utils.vector_to_parameters(found, [p.grad for p in self.model.parameters()])  # type: ignore[misc]
+        self.optimizer.step()
+        return found
+
+
+def ddp_steps(rule: Rule, steps: int, options: dict[str, Any]) -> list[tuple[Tensor, Tensor]]:
+    """The gradient of each step under DDP, and that of the dense training."""
+    model = nn.parallel.DistributedDataParallel(network(), bucket_cap_mb=BUCKET_MB)
+    model.register_comm_hook(*robust_hook(rule, **options))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    dense = Dense(rule, dist.get_world_size())
+    found = []
+    for number in range(steps):
+        optimizer.zero_grad()
+        loss(model, dist.get_rank(), number).backward()
+        found.append((flat(model), dense.step(number)))
+        optimizer.step()
+    return found
+
+
+def accumulated(rule: Rule) -> tuple[Tensor, Tensor]:
+    """Two batches, the first without synchronisation."""
+    model = nn.parallel.DistributedDataParallel(network(), bucket_cap_mb=BUCKET_MB)
+    model.register_comm_hook(*robust_hook(rule))
+    with model.no_sync():
+        loss(model, dist.get_rank(), 0).backward()
+    loss(model, dist.get_rank(), 100).backward()
+    return flat(model), Dense(rule, dist.get_world_size()).step(0, batches=2)
+
+
+def unused(rule: Rule) -> list[bool]:
+    """Whether each parameter has a gradient where the last layer is not used."""
+    model = nn.parallel.DistributedDataParallel(
+        _Head(network(unused=True)), bucket_cap_mb=BUCKET_MB, find_unused_parameters=True
+    )
+    model.register_comm_hook(*robust_hook(rule))
+    for step in range(2):
+        loss(model, dist.get_rank(), step).backward()
+    return [p.grad is not None and bool(p.grad.any()) for p in model.parameters()]
+
+
+class _Head(nn.Module):
+    """A network of which the last layer is never called."""
+
+    def __init__(self, layers: nn.Sequential) -> None:
+        super().__init__()
+        self.layers = layers
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        found: Tensor = self.layers[:5](inputs)
+        return found
+
+
+def scaled(rule: Rule, bad: int, options: dict[str, Any]) -> dict[str, Any]:
+    """A step under a GradScaler, one in which ``bad`` ranks have NaN, and a good one."""
+    scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
+    model = nn.parallel.DistributedDataParallel(network(), bucket_cap_mb=BUCKET_MB)
+    hook = robust_hook(rule, scaler=scaler, **options)
+    model.register_comm_hook(*hook)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    dense = Dense(rule, dist.get_world_size())
+    found: dict[str, Any] = {"steps": [], "scales": []}
+    for number in range(3):
+        optimizer.zero_grad()
+        value = loss(model, dist.get_rank(), number)
+        if number == 1 and dist.get_rank() < bad:
+            value = value * torch.nan
+        before = [p.detach().clone() for p in model.parameters()]
+        scaler.scale(value).backward()
+        scaler.unscale_(optimizer)
+        if number != 1:
+            # The failed step counts: its number is not used again.
+            found["steps"].append((flat(model), dense.step(number)))
+        scaler.step(optimizer)
+        scaler.update()
+        found["scales"].append(scaler.get_scale())
+        moved = any(not torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
+        found.setdefault("moved", []).append(moved)
+    return found
+
+
+def saved(rule: Rule, path: str) -> list[tuple[Tensor, Tensor]]:
+    """Steps of a training that goes on with another hook and other buckets after the second."""
+    dense = Dense(rule, dist.get_world_size())
+    module = network()
+    optimizer = torch.optim.SGD(module.parameters(), lr=0.1)
+    found = []
+    for part, cap in enumerate((BUCKET_MB, 10.0)):
+        model = nn.parallel.DistributedDataParallel(module, bucket_cap_mb=cap)
+        state, hook = robust_hook(rule, name=f"hook {part}")
+        model.register_comm_hook(state, hook)
+        if part == 1:
+            state.load_state_dict(load_checkpoint(path), model)
+        for number in (2 * part, 2 * part + 1):
+            optimizer.zero_grad()
+            loss(model, dist.get_rank(), number).backward()
+            found.append((flat(model), dense.step(number)))
+            optimizer.step()
+        tree = state.state_dict(model)
+        if part == 0 and dist.get_rank() == 0:
+            save_checkpoint(path, tree)
+        dist.barrier()
+    return found
+
+
+def raising(rule: Rule, options: dict[str, Any], bad: int) -> Exception | None:
+    """What a backward pass raises on each rank where some have NaN."""
+    model = nn.parallel.DistributedDataParallel(network(), bucket_cap_mb=BUCKET_MB)
+    model.register_comm_hook(*robust_hook(rule, **options))
+    value = loss(model, dist.get_rank(), 0)
+    try:
+        (value * torch.nan if dist.get_rank() < bad else value).backward()
+    except Exception as error:
+        return error
+    return None
+
+
+def different_rules(rules: list[Rule]) -> Exception | None:
+    """What a backward pass raises where each rank has a rule of its own."""
+    return raising(rules[dist.get_rank()], {}, 0)
+
+
+def struck_in_backward(rule: Rule, victim: int, sign: int, timeout: float) -> None:
+    """The second backward pass, in which a rank is struck when its first bucket is ready."""
+    model = nn.parallel.DistributedDataParallel(network(), bucket_cap_mb=BUCKET_MB)
+    model.register_comm_hook(*robust_hook(rule, timeout=timeout))
+    for step in range(2):
+        value = loss(model, dist.get_rank(), step)
+        if step == 1 and dist.get_rank() == victim:
+            handle = model.module[-1].weight  # type: ignore[index,union-attr]
+            handle.register_hook(lambda grad: os.kill(os.getpid(), signal.Signals(sign)))  # type: ignore[operator]
+        value.backward()
+
+
+def fsdp_steps(rule: Rule, steps: int, options: dict[str, Any]) -> list[tuple[Tensor, Tensor]]:
+    """The gradient of each step under FSDP2, and that of the dense training."""
+    model = sharded_network()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    robust = RobustFSDP(model, rule, optimizer, **options)
+    dense = Dense(rule, dist.get_world_size())
+    found = []
+    for number in range(steps):
+        optimizer.zero_grad()
+        loss(model, dist.get_rank(), number).backward()
+        robust.finish()
+        found.append((flat(model), dense.step(number)))
+        optimizer.step()
+    assert robust.step == steps
+    return found
+
+
+def sharded_network(**options: Any) -> nn.Sequential:
+    """The network, its layers sharded by themselves but for the last, which goes with the whole."""
+    model = network()
+    mesh = init_device_mesh("cpu", (dist.get_world_size(),))
+    for layer in list(model)[:-1]:
+        if isinstance(layer, nn.Linear):
+            fully_shard(layer, mesh=mesh, **options)
+    fully_shard(model, mesh=mesh, **options)
+    return model
+
+
+def stepping_finishes(rule: Rule) -> tuple[list[Tensor], list[Tensor]]:
+    """Parameters after two steps of an optimizer that finishes by itself, and the dense ones."""
+    model = sharded_network()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    RobustFSDP(model, rule, optimizer)
+    dense = Dense(rule, dist.get_world_size())
+    for number in range(2):
+        optimizer.zero_grad()
+        loss(model, dist.get_rank(), number).backward()
+        optimizer.step()
+        dense.step(number)
+    own = [p.full_tensor().detach() for p in model.parameters()]  # type: ignore[attr-defined]
+    return own, [p.detach() for p in dense.model.parameters()]
+
+
+def badly_sharded(case: str, rule: Rule) -> Exception | None:
+    """What is raised where FSDP2's gradients are such as cannot be made robust."""
+    try:
+        match case:
+            case "nothing sharded":
+                RobustFSDP(network(), rule)
+            case "half precision":
+                model = sharded_network(mp_policy=MixedPrecisionPolicy(reduce_dtype=torch.float16))
+                RobustFSDP(model, rule)
+                loss(model, dist.get_rank(), 0).backward()
+            case "copied":
+                model = sharded_network(mp_policy=MixedPrecisionPolicy(reduce_dtype=torch.bfloat16))
+                robust = RobustFSDP(model, rule)
+                loss(model, dist.get_rank(), 0).backward()
+                robust.finish()
+            case "added":
+                model = sharded_network()
+                robust = RobustFSDP(model, rule)
+                for number in range(2):
+                    loss(model, dist.get_rank(), number).backward()
+                    robust.finish()
+    except Exception as error:
+        return error
+    return None
+
+
+def suspected(rule: Rule, path: str, reducer: str) -> dict[str, Any]:
+    """Three steps looked at by Evidence, under DDP or FSDP2."""
+    if reducer == "ddp":
+        wrapped = nn.parallel.DistributedDataParallel(network(), bucket_cap_mb=BUCKET_MB)
+        hook = robust_hook(rule, distances=True)
+        wrapped.register_comm_hook(*hook)
+        model: nn.Module = wrapped
+        evidence = Evidence(hook[0], ledger=Ledger(path))
+    else:
+        model = sharded_network()
+        robust = RobustFSDP(model, rule, distances=True)
+        evidence = Evidence(robust, ledger=Ledger(path))
+    flags = []
+    for number in range(3):
+        model.zero_grad()
+        loss(model, dist.get_rank(), number).backward()
+        if reducer != "ddp":
+            robust.finish()
+        flags.append(sorted(evidence.update()))
+    return {"flags": flags, "suspects": [str(s) for s in evidence.suspects], "pid": os.getpid()}
