@@ -18,7 +18,8 @@ lint: $(INSTALLED)
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
 
-# What things cost on this machine, beside other libraries: BENCH=aggregators, train, transport, optim.
+# What things cost on this machine, beside other libraries: BENCH=aggregators, train, transport,
+# optim, collectives.
 BENCH ?= aggregators
 benchmark: peers
 	$(VENV)/bin/robust-agg bench $(BENCH) $(ARGS)

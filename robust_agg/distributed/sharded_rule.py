@@ -56,7 +56,8 @@ class ShardedRule:
         # Only distances tell which rows of an estimator, or of a coordinate-wise rule, are no rows.
         self.distances = distances or f is not None
         self.specification = specification(rule)
-        self.asked = f"{self.specification}, f={f}, seed={seed}, distances={distances}"
+        met = f"{type(exchange).__name__} of {exchange.n}"
+        self.asked = f"{self.specification}, {met}, f={f}, seed={seed}, distances={distances}"
 
     def step(
         self, rows: Tensor, state: State, columns: Shards, *, distances: bool | None = None

@@ -132,10 +132,11 @@ class RankGroup:
             ready = wait(list(missing), timeout=max(0.0, end - time.monotonic()))
             if not ready:
                 self.close()
+                errors = [answer.value for answer in found.values() if answer.raised]
                 raise TimeoutError(
                     f"ranks {sorted(missing.values())} of {self.size} did not answer within "
                     f"{self.limit:g} s"
-                )
+                ) from (errors[0] if errors else None)
             for pipe in ready:
                 assert isinstance(pipe, Connection)
                 found[missing[pipe]] = _received(pipe)

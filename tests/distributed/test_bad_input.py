@@ -46,6 +46,7 @@ OTHERS: dict[str, tuple[Any, Any, dict[str, Any]]] = {
     "f": (*USUAL[:2], {"f": 1}),
     "seed": (*USUAL[:2], {"seed": 1}),
     "distances": (*USUAL[:2], {"distances": True}),
+    "trust": (*USUAL[:2], {"trust": "replicated"}),
 }
 
 

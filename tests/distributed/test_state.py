@@ -14,6 +14,7 @@ from rank_processes import RankGroups
 
 import robust_agg as ra
 from robust_agg.checkpoint import load_checkpoint, save_checkpoint
+from robust_agg.errors import TooManyRejectedError
 from robust_agg.online.estimator import ESTIMATE
 
 ESTIMATORS = [
@@ -45,7 +46,7 @@ def test_a_state_continues_to_the_bit(
 
 
 @every_estimator
-@pytest.mark.parametrize("n", [2, 7])
+@pytest.mark.parametrize("n", [1, 2, 7])
 def test_another_number_of_ranks_may_continue(
     ranks: RankGroups, tmp_path: Path, rule: ra.OnlineMedian, n: int
 ) -> None:
@@ -142,6 +143,13 @@ def test_rows_of_another_layout_are_not_the_state_s(ranks: RankGroups) -> None:
         assert type(error) is ValueError
         assert "tensor must have the shapes and dtypes of the first step" in str(error)
     check_close(found[3], dense(ra.VClip(), [steps[0], steps[3]])[1])
+
+
+def test_a_first_step_that_failed_binds_to_no_layout(ranks: RankGroups) -> None:
+    steps = [torch.full((3, 8), float("nan")), draw(3, 9)]
+    found = alike(ranks(3).run(rank_jobs.reduced, ra.VClip(), steps, {}))
+    assert type(found[0]) is TooManyRejectedError
+    check_close(found[1], dense(ra.VClip(), steps[1:])[0])
 
 
 def test_a_rule_without_memory_takes_any_layout(ranks: RankGroups) -> None:
