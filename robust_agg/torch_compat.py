@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
-from torch._C._distributed_c10d import GradBucket as GradBucket
-from torch._C._distributed_c10d import PrefixStore, ProcessGroup, Store
-from torch.distributed import distributed_c10d
 from torch.optim import Optimizer
 
 # On lists of tensors, in one launch where the device has launches.
@@ -57,17 +53,3 @@ def version(tensor: Tensor) -> int:
 def has_step_hooks(optimizer: Optimizer) -> bool:
     """Whether anything is hooked to this optimizer's steps."""
     return bool(optimizer._optimizer_step_pre_hooks or optimizer._optimizer_step_post_hooks)
-
-
-def store_of_the_world(prefix: str) -> Store:
-    """A corner of the key-value store through which the processes of the default group have met."""
-    return PrefixStore(prefix, distributed_c10d._get_default_store())
-
-
-# The older name warns that it is the older one.
-all_gather_single = getattr(dist, "all_gather_single", dist.all_gather_into_tensor)
-
-
-def default_group() -> ProcessGroup:
-    """The process group of all processes, once it is initialised."""
-    return distributed_c10d._get_default_group()

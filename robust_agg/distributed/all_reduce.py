@@ -7,8 +7,8 @@ acts on the slice; what it must know of whole rows (a Gram matrix, distances) it
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, overload
 
 import torch
@@ -16,9 +16,10 @@ import torch.distributed as dist
 from torch import Tensor
 
 from robust_agg.aggregator import Aggregator, Explanation
-from robust_agg.distributed.exchanges import Trust, exchange
-from robust_agg.distributed.header import Header, check_usable
+from robust_agg.distributed.exchanges import Exchange, Trust, exchange, exchange_of
+from robust_agg.distributed.header import Header, are_on, check_usable
 from robust_agg.distributed.layout import Layout, narrowed, side_by_side
+from robust_agg.distributed.ranks import Ranks
 from robust_agg.distributed.sharded_rule import ShardedRule
 from robust_agg.errors import as_integer, shown
 from robust_agg.online.estimator import ESTIMATE, Estimator
@@ -27,24 +28,18 @@ from robust_agg.types import State
 TIMEOUT = 60.0
 """Seconds that a collective may take, unless told otherwise."""
 
-_ONCE = "robust_all_reduce"
-_calls: Counter[str] = Counter()
-# By the group's name: how often the function was called, which is its step.
-
 
 @overload
 def robust_all_reduce(
     tensor: Tensor, aggregator: Aggregator, group: dist.ProcessGroup | None = None, *,
-    f: int | None = None, seed: int = 0, timeout: float = TIMEOUT,
-    trust: Trust = "sharded", groups: int | None = None,
+    f: int | None = None, seed: int = 0, timeout: float = TIMEOUT, trust: Trust = "sharded",
 ) -> Tensor: ...  # fmt: skip
 
 
 @overload
 def robust_all_reduce(
     tensor: Sequence[Tensor], aggregator: Aggregator, group: dist.ProcessGroup | None = None, *,
-    f: int | None = None, seed: int = 0, timeout: float = TIMEOUT,
-    trust: Trust = "sharded", groups: int | None = None,
+    f: int | None = None, seed: int = 0, timeout: float = TIMEOUT, trust: Trust = "sharded",
 ) -> list[Tensor]: ...  # fmt: skip
 
 
@@ -57,7 +52,6 @@ def robust_all_reduce(
     seed: int = 0,
     timeout: float = TIMEOUT,
     trust: Trust = "sharded",
-    groups: int | None = None,
 ) -> Tensor | list[Tensor]:
     """The aggregate of all ranks' tensors, the same to the bit on every rank.
 
@@ -73,8 +67,6 @@ def robust_all_reduce(
         seed: of a random rule's draws, with the number of the call.
         timeout: seconds a collective may take, the wait for the slowest rank included.
         trust: ``"sharded"`` or ``"replicated"``; see :data:`~robust_agg.distributed.Trust`.
-        groups: of neighbouring ranks, whose plain means are the rows; see
-            :class:`~robust_agg.distributed.exchanges.Grouped`. Every rank is its own if None.
 
     Raises:
         DisagreementError: ranks give different shapes, dtypes or rules; before data moves.
@@ -83,20 +75,9 @@ def robust_all_reduce(
         RankError: a rank is gone, or stalls.
         EquivocationError: replicated, and a row has not reached all ranks alike.
     """
-    once = RobustAllReduce(
-        aggregator,
-        group,
-        f=f,
-        seed=seed,
-        timeout=timeout,
-        trust=trust,
-        groups=groups,
-        name=_ONCE,
-    )
-    called = once.ranks.group.group_name
-    once.ranks.step = _calls[called]
-    _calls[called] += 1
-    return once(tensor)
+    ranks = Ranks(group, who="robust_all_reduce", timeout=timeout, anew=False)
+    met = exchange_of(ranks, trust=trust)
+    return RobustAllReduce(aggregator, met, f=f, seed=seed)(tensor)
 
 
 class RobustAllReduce:
@@ -106,14 +87,16 @@ class RobustAllReduce:
 
     Args:
         rule: an aggregator, or an estimator; the same on every rank.
-        group: the ranks; all of them if None.
+        group: the ranks; all of them if None. Or an exchange, with what it says of ranks, timeout,
+            trust, groups and name.
         f: declared number of bad ranks, if the rule is to be checked against it. More than f rows
             that are non-finite are then an error whatever the rule bears; for rules that do not
             look at whole rows this costs what ``distances`` does.
         seed: of random draws, with the number of the step.
         timeout: seconds a collective may take, the wait for the slowest rank included.
         trust: see :func:`robust_all_reduce`.
-        groups: see :func:`robust_all_reduce`.
+        groups: of neighbouring ranks, whose plain means are the rows; see
+            :class:`~robust_agg.distributed.exchanges.Grouped`. Every rank is its own if None.
         distances: whether ``explanation`` has the rows' distances to the result: one more pass over
             the slice and one more small all-reduce.
         name: of this among the group's robust collectives, the same on every rank; two that are
@@ -121,7 +104,7 @@ class RobustAllReduce:
 
     Attributes:
         explanation: why the last result came out as it did: weights, rejected ranks, distances; its
-            output is this rank's slice. None before there is one.
+            output is empty. None before there is one.
 
     Raises:
         ConstraintError, ValueError: the rule cannot be sharded, or does not go with n and f.
@@ -130,7 +113,7 @@ class RobustAllReduce:
     def __init__(
         self,
         rule: Aggregator | Estimator,
-        group: dist.ProcessGroup | None = None,
+        group: dist.ProcessGroup | Exchange | None = None,
         *,
         f: int | None = None,
         seed: int = 0,
@@ -140,7 +123,10 @@ class RobustAllReduce:
         distances: bool = False,
         name: str = "RobustAllReduce",
     ) -> None:
-        self._exchange = exchange(group, who=name, timeout=timeout, trust=trust, groups=groups)
+        if isinstance(group, Exchange):
+            self._exchange = group
+        else:
+            self._exchange = exchange(group, who=name, timeout=timeout, trust=trust, groups=groups)
         self.ranks = self._exchange.ranks
         self._sharded = ShardedRule(rule, self._exchange, f=f, seed=seed, distances=distances)
         self.explanation: Explanation | None = None
@@ -175,7 +161,8 @@ class RobustAllReduce:
         """
         tensors = _listed(tensor)
         fits = out is None or _fits(out, tensor)
-        header = Header.of(tensors, step=self.step, rule=self._sharded.asked, usable=fits)
+        usable = fits and are_on(self.ranks.device, tensors)
+        header = Header.of(tensors, step=self.step, rule=self._sharded.asked, usable=usable)
         self.ranks.agree(header, lambda numbers: Header(*numbers).words)
         layout = check_usable(self.ranks.who, tensors, device=self.ranks.device)
         if not fits:
@@ -195,7 +182,8 @@ class RobustAllReduce:
         why, state = self._sharded.step(rows, self._state, columns)
         self._sharded.check_rejected(why.rejected)
         found = layout.unflatten(self._whole(why.output, layout, layout.kinds, flat))
-        self.explanation, self._layout, self._state = why, layout, state
+        self.explanation = replace(why, output=why.output.new_empty(0))
+        self._layout, self._state = layout, state
         self.ranks.step += 1
         return found[0] if isinstance(tensor, Tensor) else found
 
@@ -219,6 +207,7 @@ class RobustAllReduce:
             parts = torch.split(whole, list(layout.lengths))
             own = side_by_side([self._exchange.own(part)[None] for part in parts], whole.dtype)
             self._state, self._loaded = {**self._loaded, ESTIMATE: own[0].clone()}, {}
+            self._layout = layout
 
     def _whole(
         self,

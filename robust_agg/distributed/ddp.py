@@ -25,9 +25,9 @@ from robust_agg.distributed.later import Later
 from robust_agg.distributed.layout import narrowed
 from robust_agg.distributed.parts import Parts
 from robust_agg.distributed.sharded_rule import ShardedRule
+from robust_agg.distributed.torch_compat import GradBucket
 from robust_agg.errors import TooManyRejectedError
 from robust_agg.online.estimator import Estimator
-from robust_agg.torch_compat import GradBucket
 
 Hook: TypeAlias = Callable[["RobustHook", GradBucket], Future[Tensor]]
 
@@ -48,9 +48,10 @@ def robust_hook(
     """A DDP model that steps by a robust rule: ``model.register_comm_hook(*robust_hook(rule))``.
 
     Coordinate-wise rules, and Momentum, CClip and SignedIncrement at a fixed τ, act bucket by
-    bucket while the backward pass goes on; of a non-finite row they then leave out the buckets that
-    are. Any other rule looks at whole gradients, and acts when the backward pass has ended; until
-    then each rank holds all rows in its slice, as many numbers as a gradient has.
+    bucket while the backward pass goes on; of a non-finite row momentum then leaves out the slices
+    that are, and not all of it. Any other rule looks at whole gradients, and acts when the backward
+    pass has ended; until then each rank holds all rows in its slice, as many numbers as a gradient
+    has, and twice as many for a moment.
 
     Args:
         rule: an aggregator, or an estimator whose state the hook keeps; the same on every rank.
@@ -89,7 +90,7 @@ class _Bucket:
     parameters: list[Tensor]
     d: int
     dtype: torch.dtype
-    rows: Later
+    rows: Any
     found: Later | None = None
 
 
@@ -119,7 +120,8 @@ class RobustHook:
         Raises:
             DisagreementError: the ranks have different rules.
             TooManyRejectedError, ValueError: the rule's own, on every rank, without a scaler; the
-                state is as before the step.
+                state is as before the step, but DDP bears no error in a backward pass: to go on,
+                the model must be wrapped anew.
             RankError: a rank is gone, or stalls.
         """
         if bucket.index() == 0:
@@ -139,8 +141,8 @@ class RobustHook:
     def _begin(self) -> None:
         if not self._agreed:
             # DDP has compared the shapes, and no rank changes its rule later.
-            rule = digest(self._sharded.asked)
-            self.ranks.agree([rule], rule_in_words)
+            rule = digest(f"{self._sharded.asked}, scaler={self._scaler is not None}")
+            self.ranks.agree([rule, self.step], rule_in_words)
             self._agreed = True
         self._buckets = []
         self._parts.begin(1.0 if self._scaler is None else self._scaler.get_scale())
@@ -149,6 +151,7 @@ class RobustHook:
         """The rows of a bucket are here, or are waited for."""
         counts = self._exchange.counts(bucket.d)
         output = self._parts.add(bucket.parameters, bucket.rows.result(), counts)
+        bucket.rows = None  # or the rows of all buckets would be kept
         if output is not None:
             self._collect(bucket, output)
 
@@ -182,6 +185,7 @@ class RobustHook:
     def load_state_dict(self, tree: Mapping[str, Any], model: nn.Module) -> None:
         """See :meth:`Parts.load_state_dict`; ``model`` is the one within DDP, or DDP itself."""
         self._parts.load_state_dict(tree, _inner(model))
+        self._agreed = False  # the ranks compare the steps they continue from
 
 
 def _inner(model: nn.Module) -> nn.Module:

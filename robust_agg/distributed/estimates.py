@@ -25,10 +25,12 @@ class Estimates:
 
     Args:
         exchange: how rows meet: which slices are whose.
+        fixed: whether a parameter is in the same part in all steps; a step may then be without some
+            parts, whose estimates stay. Otherwise every step has all parameters.
     """
 
-    def __init__(self, exchange: Exchange) -> None:
-        self._exchange = exchange
+    def __init__(self, exchange: Exchange, *, fixed: bool = False) -> None:
+        self._exchange, self._fixed = exchange, fixed
         self._parts: dict[tuple[int, ...], Part] = {}
         self._whole: dict[int, Tensor] = {}
         # By parameter, where the parts are not known yet, or not any more.
@@ -39,10 +41,21 @@ class Estimates:
         Args:
             parameters: of the part, in its order.
             start: the slice of an estimate that does not exist yet.
+
+        Raises:
+            ValueError: the part has another length than before.
         """
         key = tuple(map(id, parameters))
         if key in self._parts:
-            return self._parts[key].own
+            own = self._parts[key].own
+            if own.shape != start.shape:
+                raise ValueError(
+                    f"{self._exchange.ranks.who}: a group of parameters must have all its "
+                    f"gradients in every step, found {len(start)} numbers after {len(own)}"
+                )
+            return own
+        if self._fixed:
+            return start
         if self._parts:
             self._whole = {id(parameter): value for parameter, value in self.collected()}
             self._parts = {}
@@ -51,8 +64,9 @@ class Estimates:
         return self._exchange.own(torch.cat([self._whole[i] for i in key])).clone()
 
     def put(self, parts: Iterable[Part]) -> None:
-        """Make the estimate that of these parts, which are all there are."""
-        self._parts = {tuple(map(id, part.parameters)): part for part in parts}
+        """Make the estimate that of these parts."""
+        new = {tuple(map(id, part.parameters)): part for part in parts}
+        self._parts = {**self._parts, **new} if self._fixed else new
         self._whole = {}
 
     def collected(self) -> list[tuple[Tensor, Tensor]]:

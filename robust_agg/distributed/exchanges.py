@@ -32,7 +32,9 @@ as it is written. About the bytes of an all-reduce.
 
 ``"replicated"``: every rank gathers all rows and aggregates them itself, so that no rank depends on
 another's arithmetic; ranks compare digests of what they have received, so that a row that is not
-the same everywhere is detected, though not whose fault it is. n times the bytes, n times the work.
+the same everywhere is detected, though not whose fault it is. n/2 times the bytes of an all-reduce,
+and n times the memory and the work. That all come to the same result rests on the same arithmetic:
+the same kind of processor, the same torch, as many threads.
 
 Neither withstands a rank that stalls, and the first none that lies within the collective.
 """
@@ -103,7 +105,8 @@ class Replicated(Exchange):
         self.ranks, self.n = ranks, ranks.size
 
     def rows(self, vector: Tensor, room: Tensor | None = None) -> Later:
-        return Then(self.ranks.gather_later(vector, "the gathering of rows"), self._compared)
+        gathered = self.ranks.gather_later(vector, "the gathering of rows", room)
+        return Then(gathered, self._compared)
 
     def _compared(self, rows: Tensor) -> Tensor:
         """The rows, if every rank has received the same.
@@ -111,7 +114,7 @@ class Replicated(Exchange):
         Raises:
             EquivocationError: some rank has received another row; raised on every rank.
         """
-        own = torch.stack([_digest(row) for row in rows])
+        own = torch.stack([_digest(row) for row in rows]).to(self.ranks.device)
         # Point to point: what one rank tells another does not pass through a third.
         tables = self.ranks.exchange(own.repeat(self.n, 1, 1).view(-1), [own.numel()] * self.n)
         differ = (tables.result().view(self.n, *own.shape) != own).any(dim=2)
@@ -135,15 +138,15 @@ class Replicated(Exchange):
         return vector
 
     def whole(self, own: Tensor, d: int, out: Tensor | None = None) -> Later:
-        return Here(own if out is None else out.copy_(own))
+        return Here(own.clone() if out is None else out.copy_(own))
 
 
 class Grouped(Exchange):
     """The rows are the plain means of groups of neighbouring ranks.
 
     Ranks ``g·s … g·s + s-1`` are group g. Within a group every rank averages a slice; ranks at the
-    same place in their groups then exchange these. The bytes of two all-reduces at most, and a Gram
-    matrix of as many rows as groups.
+    same place in their groups then exchange these. The bytes of an all-reduce, and a Gram matrix of
+    no more rows than there are groups. Each makes process groups of its own, all ranks together.
 
     One bad rank spoils its group's row. A rule that withstands f of n groups withstands f bad ranks
     wherever they are, and up to ``f·s`` where they are neighbours; n groups bear ``⌊(n-1)/2⌋`` bad
@@ -162,18 +165,13 @@ class Grouped(Exchange):
                 f"of {ranks.size} ranks, {dist.get_world_size()} in all"
             )
         self.ranks, self.n = ranks, groups
-        mesh = init_device_mesh(
-            ranks.device.type,
-            (groups, ranks.size // groups),
-            mesh_dim_names=("across", "within"),
-        )
+        mesh = init_device_mesh(ranks.device.type, (groups, ranks.size // groups))
         self._across, self._within = (
-            Ranks(mesh.get_group(name), who=f"{ranks.who}, {name} groups", timeout=ranks.timeout)
-            for name in ("across", "within")
+            Ranks(mesh.get_group(dim), who=ranks.who, timeout=ranks.timeout, within=ranks)
+            for dim in (0, 1)
         )
 
     def rows(self, vector: Tensor, room: Tensor | None = None) -> Later:
-        self._within.step = self._across.step = self.ranks.step
         size = self._within.size
         parts = self._within.exchange(vector, Slices(len(vector), size).sizes)
 
@@ -219,12 +217,16 @@ def exchange(
     Raises:
         ValueError: an argument is out of range, or they do not go together.
     """
-    check_choice(who, "trust", trust, ("sharded", "replicated"))
-    ranks = Ranks(group, who=who, timeout=timeout)
+    return exchange_of(Ranks(group, who=who, timeout=timeout), trust=trust, groups=groups)
+
+
+def exchange_of(ranks: Ranks, *, trust: Trust, groups: int | None = None) -> Exchange:
+    """The same among ranks that are there."""
+    check_choice(ranks.who, "trust", trust, ("sharded", "replicated"))
     if groups is None:
         return Sharded(ranks) if trust == "sharded" else Replicated(ranks)
     if trust != "sharded":
-        raise ValueError(f"{who}: groups needs trust='sharded', found {trust!r}")
+        raise ValueError(f"{ranks.who}: groups needs trust='sharded', found {trust!r}")
     return Grouped(ranks, groups)
 
 

@@ -37,7 +37,12 @@ class RobustFSDP:
 
     A separable rule (see :func:`robust_hook`) takes no memory but the rows of one group. Any other
     keeps the rows of all groups until :meth:`finish`: on each rank as many numbers as the whole,
-    unsharded gradient has. It needs gradients in the dtype they are reduced in, on the device.
+    unsharded gradient has. It needs gradients in the dtype they are reduced in, on the device;
+    until :meth:`finish` they are NaN, so that nobody takes them for gradients.
+
+    There is no support for a GradScaler: its rows would be scaled, and its check comes before the
+    optimizer's step. Train in bfloat16, which needs none. An estimator's state is not saved: after
+    a restart it begins anew.
 
     Args:
         model: the module; all its sharded parts share one mesh of one dimension.
@@ -66,12 +71,24 @@ class RobustFSDP:
         distances: bool = False,
         name: str = "RobustFSDP",
     ) -> None:
+        if not hasattr(FSDPModule, "set_custom_reduce_scatter"):
+            raise ValueError(
+                f"{name}: torch must have FSDPModule.set_custom_reduce_scatter, "
+                f"found {torch.__version__}"
+            )
         self.ranks = Ranks(_group_of(model, name), who=name, timeout=timeout)
+        if self.ranks.size == 1:
+            raise ValueError(
+                f"{name}: model must be sharded over two ranks or more, found one, on which "
+                "fully_shard reduces nothing"
+            )
+
         sharded = ShardedRule(rule, Sharded(self.ranks), f=f, seed=seed, distances=distances)
-        self._parts = Parts(sharded)
+        self._parts = Parts(sharded, fixed=True)
         self._specification = digest(sharded.asked)
         self._agreed = self._under_way = False
         self._answers: list[tuple[tuple[Tensor, ...], Tensor]] = []
+        self._seen: set[tuple[int, ...]] = set()
         for module in model.modules():
             if isinstance(module, FSDPModule):
                 # The base class that it asks for by type alone is private to torch.
@@ -100,16 +117,23 @@ class RobustFSDP:
         """
         if not self._under_way:
             if not self._agreed:
-                self.ranks.agree([self._specification], rule_in_words)
+                self.ranks.agree([self._specification, self.step], rule_in_words)
                 self._agreed = True
             self._parts.begin()
-            self._answers, self._under_way = [], True
+            self._answers, self._seen, self._under_way = [], set(), True
+        key = tuple(map(id, parameters))
+        if key in self._seen:
+            raise ValueError(
+                f"{self.ranks.who}: finish must run between two backward passes, found a second "
+                "one; set_requires_gradient_sync(False) accumulates gradients"
+            )
+        self._seen.add(key)
         n, k = self.ranks.size, answer.numel()
         rows = self.ranks.exchange(vector, [k] * n).result()
         output = self._parts.add(parameters, rows, [k] * n)
         if output is None:
             self._answers.append((parameters, answer))
-            answer.zero_()  # nobody should take it for a gradient yet
+            answer.fill_(torch.nan)  # nobody should take it for a gradient yet
         else:
             answer.copy_(narrowed(output, answer.dtype))
 

@@ -65,8 +65,8 @@ def digest(text: str) -> int:
 
 
 def rule_in_words(numbers: Sequence[int]) -> str:
-    """The digest of a rule as an error message names it."""
-    return f"rule #{numbers[0] & 0xFFFF:04x}"
+    """The digest of a rule, and the step, as an error message names them."""
+    return f"rule #{numbers[0] & 0xFFFF:04x} at step {numbers[1]}"
 
 
 def layout_of(tensors: Sequence[object]) -> Layout | None:
@@ -80,19 +80,24 @@ def layout_of(tensors: Sequence[object]) -> Layout | None:
     return layout if layout.d else None
 
 
+def are_on(device: torch.device, tensors: Sequence[object]) -> bool:
+    """Whether every tensor among them is on the device."""
+    return all(t.device == device for t in tensors if isinstance(t, Tensor))
+
+
 def check_usable(who: str, tensors: Sequence[object], *, device: torch.device) -> Layout:
     """The tensors' layout.
 
     Raises:
         ValueError: they are no rows, or elsewhere than where the group's collectives want them.
     """
-    layout = layout_of(tensors)
-    places = {str(t.device) for t in tensors if isinstance(t, Tensor)}
-    if places and {torch.device(place).type for place in places} != {device.type}:
+    if not are_on(device, tensors):
+        places = {str(t.device) for t in tensors if isinstance(t, Tensor)}
         raise ValueError(
-            f"{who}: tensor must be on the group's device, {device.type}, "
+            f"{who}: tensor must be on {device}, as the group's collectives are, "
             f"found {', '.join(sorted(places))}"
         )
+    layout = layout_of(tensors)
     if layout is None:
         kinds = [
             f"{t.dtype}, {t.layout} of shape {tuple(t.shape)}"

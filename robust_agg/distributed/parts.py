@@ -65,19 +65,21 @@ class Parts:
     """What a rule makes of a gradient that comes in parts; holds an estimator's state.
 
     A separable rule acts on each part as it comes. Any other acts on all when they are there: their
-    rows are kept until then, as many numbers a rank as a whole gradient has.
+    rows are kept until then, as many numbers a rank as a whole gradient has, and for a moment twice
+    as many.
 
     Args:
         sharded: the rule.
+        fixed: whether parts are the same in all steps; see :class:`Estimates`.
 
     Attributes:
-        explanation: of the last step; None before it. Its output is empty, and of a separable rule
-            it has no weights.
+        explanation: of the last step; None before it, and where it has failed. Its output is empty,
+            and of a separable rule it has no weights.
     """
 
-    def __init__(self, sharded: ShardedRule) -> None:
+    def __init__(self, sharded: ShardedRule, *, fixed: bool = False) -> None:
         self._sharded, self._ranks = sharded, sharded.exchange.ranks
-        self._estimates = Estimates(sharded.exchange)
+        self._estimates = Estimates(sharded.exchange, fixed=fixed)
         self._memory: State = {}
         # What the estimator remembers beside the estimate.
         self._arrived: list[_Arrived] = []
@@ -112,7 +114,7 @@ class Parts:
         why, part.state = self._sharded.step(block, state, self._one, distances=False)
         if self._sharded.distances:
             part.squares = kernels.row_distances(block, why.output).square()
-        part.rows = rows[:0]  # they are not needed any more
+        part.rows = rows.new_empty(0, part.width)  # they are not needed any more
         return self._rescaled(why.output)[: part.width]
 
     def finish(self) -> list[Tensor]:
@@ -122,8 +124,11 @@ class Parts:
 
         Raises:
             TooManyRejectedError, ValueError: as the rule's, on every rank; the state is as it was.
+            A separable rule may have found one of its numbers not finite: rows that are not, or
+            steps beyond what a number can be.
         """
         arrived, self._arrived = self._arrived, []
+        self.explanation = None  # of a step that fails there is none
         widths = [part.width for part in arrived]
         outputs: Sequence[Tensor] = ()
         if self._sharded.rule.separable:
@@ -132,13 +137,12 @@ class Parts:
             estimates = [part.state.get(ESTIMATE) for part in arrived]
         else:
             block = self._block(arrived)
-            counts = [sum(of_rank) for of_rank in zip(*(p.counts for p in arrived), strict=True)]
-            columns = self._sharded.exchange.columns(counts)
+            columns = self._sharded.exchange.columns(_total(arrived))
             why, state = self._sharded.step(block, self._state(arrived, block), columns)
             self._sharded.check_rejected(why.rejected)
             outputs = _split(self._rescaled(why.output), widths)
             estimates = [*_split(state[ESTIMATE], widths)] if state else []
-            why = replace(why, output=why.output[:0])
+            why = replace(why, output=why.output.new_empty(0))
         self.explanation = why
         if state:
             self._memory = {name: value for name, value in state.items() if name != ESTIMATE}
@@ -154,14 +158,15 @@ class Parts:
         who, name = self._ranks.who, self._sharded.rule.name
         if not isfinite(self._ranks.largest(self._one.reached)):
             raise TooManyRejectedError(
-                f"{who}: the result must be finite, found a number that is not: more of the "
-                f"n={self._sharded.exchange.n} rows are non-finite somewhere than {name} bears"
+                f"{who}: the result of {name} must be finite, found a number that is not: too many "
+                f"of the n={self._sharded.exchange.n} rows are not, or its steps are too long"
             )
         nothing = torch.empty(0, dtype=torch.float64, device="cpu")
         squares = [part.squares for part in arrived if part.squares is not None]
         if not squares:
             return Explanation(nothing, nothing)
-        distances = self._ranks.sum(torch.stack(squares).sum(dim=0)).sqrt()
+        columns = self._sharded.exchange.columns(_total(arrived))
+        distances = columns.sum(torch.stack(squares).sum(dim=0)).sqrt()
         far = ~(distances <= too_far(torch.float32))
         rejected = tuple(far.nonzero().flatten().tolist())
         self._sharded.check_rejected(rejected)
@@ -244,6 +249,11 @@ class Parts:
                 for name, value in tree["estimate"].items()
             }
         )
+
+
+def _total(parts: Sequence[_Arrived]) -> list[int]:
+    """How many columns of all parts each rank has."""
+    return [sum(of_rank) for of_rank in zip(*(part.counts for part in parts), strict=True)]
 
 
 def _split(vector: Tensor, widths: Sequence[int]) -> Sequence[Tensor]:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from datetime import timedelta
 from typing import Any, TypeAlias
+from weakref import WeakKeyDictionary
 
 import torch
 import torch.distributed as dist
@@ -15,14 +17,17 @@ from robust_agg.distributed.errors import DisagreementError, RankError
 from robust_agg.distributed.later import Later, Then
 from robust_agg.distributed.roll_call import RollCall
 from robust_agg.distributed.slices import Slices
+from robust_agg.distributed.torch_compat import all_gather_single, backend_of, default_group
 from robust_agg.errors import check_positive
-from robust_agg.torch_compat import all_gather_single, default_group
 
 Launch: TypeAlias = Callable[[], Any | list[Any]]
 """Starts a collective and returns its ``dist.Work``, or several."""
 
+_CPU = torch.device("cpu")
 _LOOK = timedelta(seconds=0.25)
 # How often a rank that waits looks whether another has failed.
+_made: WeakKeyDictionary[dist.ProcessGroup, Counter[str]] = WeakKeyDictionary()
+# How many of each name there have been in a group; ranks make them in the same order.
 
 
 class Pending:
@@ -51,36 +56,60 @@ class Ranks:
             other has this name.
         timeout: seconds a collective may take, the slowest rank's delay included. On nccl, whose
             calls do not block, it is the group's own watchdog that ends what stalls.
+        within: the ranks of which these are some: what fails among these has failed among those,
+            and is told in their numbers.
+        anew: whether these begin with step 0; otherwise each of this name is one more step.
 
     Attributes:
         rank: of this process in the group.
         size: n, how many ranks there are.
         device: where tensors must be.
-        step: what errors call the step; whoever makes steps counts them.
 
     Raises:
         ValueError: torch.distributed is not initialised, this process is not of the group, or a
             timeout that is not positive.
     """
 
-    def __init__(self, group: dist.ProcessGroup | None = None, *, who: str, timeout: float) -> None:
+    def __init__(
+        self,
+        group: dist.ProcessGroup | None = None,
+        *,
+        who: str,
+        timeout: float,
+        within: Ranks | None = None,
+        anew: bool = True,
+    ) -> None:
         check_positive(who, "timeout", timeout)
-        if not dist.is_initialized():
-            raise ValueError(
-                f"{who}: torch.distributed must be initialised, found no process group"
-            )
         self.who, self.timeout = who, timeout
-        self.group: dist.ProcessGroup = group or default_group()
+        self.group = _checked(group, who)
         self.rank, self.size = dist.get_rank(self.group), dist.get_world_size(self.group)
-        if self.rank < 0:
-            raise ValueError(f"{who}: group must have this process, found one without it")
-        self.device = torch.device("cuda" if dist.get_backend(self.group) == "nccl" else "cpu")
-        device = f"cuda:{torch.cuda.current_device()}" if self.device.type == "cuda" else "cpu"
-        self._roll = RollCall(f"{self.group.group_name}/{who}", self.rank, self.size, device)
+        on_gpu = torch.cuda.is_available() and backend_of(self.group, "cuda") == "nccl"
+        self.device = torch.device("cuda", torch.cuda.current_device()) if on_gpu else _CPU
         # Gloo's all-gather is a ring, of which every step waits for the one before: slices that are
         # broadcast all at a time take half as long. Nccl gathers at the speed of the links.
-        self.by_broadcasts = dist.get_backend(self.group) == "gloo"
-        self.step = 0
+        self.by_broadcasts = backend_of(self.group, self.device.type) == "gloo"
+        self._within, self._step = within, 0
+        self._roll: RollCall
+        if within is not None:
+            self._roll = within._roll
+            return
+        # What is made anew must not see what its predecessor has left in the store.
+        made = _made.setdefault(self.group, Counter())
+        number = 1 + made[who] if anew else 0
+        if not anew:
+            self._step = made[who]
+        made[who] += 1
+        name = f"{self.group.group_name}/{who}/{number}"
+        self._roll = RollCall(name, self.rank, self.size, str(self.device))
+
+    @property
+    def step(self) -> int:
+        """What errors call the step; whoever makes steps counts them."""
+        return self._step if self._within is None else self._within.step
+
+    @step.setter
+    def step(self, number: int) -> None:
+        self._step = number
 
     def place(self, rank: int) -> str:
         """``rank 3 (host, pid 17, cuda:1)``, as far as that is known."""
@@ -109,11 +138,16 @@ class Ranks:
 
     def _gone(self, what: str, *, late: bool) -> RankError:
         absent = self._roll.absent(self.step)
-        named = ", ".join(map(self._roll.describe, absent)) or "a rank that is not known"
         why = f" within {self.timeout:g} s" if late else ""
+        if absent is None:
+            known = "nor does the process that holds the group's store answer"
+        elif absent:
+            known = f"{', '.join(map(self._roll.describe, absent))} did not answer"
+        else:
+            known = "all ranks answer, so one of them was late or a connection broke"
         return RankError(
-            f"{self.who}: step {self.step}: {what} did not end{why}: {named} did not answer",
-            ranks=absent,
+            f"{self.who}: step {self.step}: {what} did not end{why}: {known}",
+            ranks=absent or (),
             step=self.step,
         )
 
@@ -147,10 +181,13 @@ class Ranks:
         """Every rank's small ``part``, of one shape and dtype: ``(n, *part.shape)``."""
         return self.gather_later(part.to(self.device), what).result().to(part.device)
 
-    def gather_later(self, part: Tensor, what: str) -> Pending:
-        """Every rank's ``part``, of one shape and dtype: ``(n, *part.shape)``."""
+    def gather_later(self, part: Tensor, what: str, room: Tensor | None = None) -> Pending:
+        """Every rank's ``part``, of one shape and dtype: ``(n, *part.shape)``.
+
+        In ``room``, if it has that shape and dtype.
+        """
         own = part.contiguous()
-        found = own.new_empty(self.size, *part.shape)
+        found = _room(room, own, self.size, *own.shape)
 
         def launch() -> Any:
             flat = found.view(self.size * own.numel())
@@ -167,9 +204,7 @@ class Ranks:
             room: where the rows go, if it is of their shape and dtype.
         """
         here = sizes[self.rank]
-        if room is None or (room.shape, room.dtype) != ((self.size, here), vector.dtype):
-            room = vector.new_empty(self.size, here)
-        rows = room
+        rows = _room(room, vector, self.size, here)
 
         def launch() -> Any:
             return dist.all_to_all_single(
@@ -230,3 +265,19 @@ class Ranks:
             lambda: dist.all_reduce(total, op, group=self.group, async_op=True), total, what
         ).result()
         return total.cpu()
+
+
+def _room(room: Tensor | None, like: Tensor, *shape: int) -> Tensor:
+    """The room, if it is a tensor of that shape with the dtype of ``like``; else a new one."""
+    if room is not None and (room.shape, room.dtype) == (shape, like.dtype):
+        return room
+    return like.new_empty(shape)
+
+
+def _checked(group: dist.ProcessGroup | None, who: str) -> dist.ProcessGroup:
+    """The group, or that of all processes, if there is one and this process is of it."""
+    if not dist.is_initialized():
+        raise ValueError(f"{who}: torch.distributed must be initialised, found no process group")
+    if dist.get_rank(group) < 0:
+        raise ValueError(f"{who}: group must have this process, found one without it")
+    return group or default_group()

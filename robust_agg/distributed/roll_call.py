@@ -15,7 +15,7 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import TypeVar
 
-from robust_agg.torch_compat import store_of_the_world
+from robust_agg.distributed.torch_compat import store_of_the_world
 
 Answer = TypeVar("Answer")
 
@@ -48,10 +48,10 @@ class RollCall:
         except TimeoutError:  # that process is stopped, or only late
             return False
 
-    def absent(self, step: int) -> tuple[int, ...]:
+    def absent(self, step: int) -> tuple[int, ...] | None:
         """Say that this rank has failed, and wait for the others: those that say nothing.
 
-        Empty where all answer, or where the store itself does not.
+        Empty where all answer, None where the store itself does not.
         """
         others = [rank for rank in range(self._size) if rank != self._rank]
 
@@ -69,7 +69,7 @@ class RollCall:
                 others = self._ask(silent)
                 time.sleep(0.02)
         except (RuntimeError, TimeoutError):
-            return ()
+            return None
         return tuple(others)
 
     def describe(self, rank: int) -> str:

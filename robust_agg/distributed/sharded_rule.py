@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from robust_agg.aggregator import Aggregator, Explanation
+from robust_agg.aggregator import Aggregator, Coordinatewise, Explanation
 from robust_agg.declared import check_declared
 from robust_agg.distributed.exchanges import Exchange, Replicated
 from robust_agg.errors import check_rejected
@@ -53,8 +53,9 @@ class ShardedRule:
                 f"coordinates, found {rule.name}, which needs whole rows"
             )
         self.rule, self.exchange, self.f, self.seed = rule, exchange, f, seed
-        # Only distances tell which rows of an estimator, or of a coordinate-wise rule, are no rows.
-        self.distances = distances or f is not None
+        # Only distances tell which rows of these are no rows.
+        unseen = isinstance(rule, Estimator | Coordinatewise)
+        self.distances = distances or (f is not None and unseen)
         self.specification = specification(rule)
         met = f"{type(exchange).__name__} of {exchange.n}"
         self.asked = f"{self.specification}, {met}, f={f}, seed={seed}, distances={distances}"

@@ -15,6 +15,10 @@ from robust_agg.shards import Shards, evenly_spaced
 class SharedColumns(Shards):
     """Every rank has some columns of all rows; what is measured of them is summed over the ranks.
 
+    What ranks then decide by the sums they decide by themselves, and alike: on the same kind of
+    processor, with the same torch. One that rounds otherwise could take another turn in a rule that
+    iterates, and the others would wait for it until their time is up.
+
     Args:
         ranks: who has columns.
         counts: how many each rank has.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from typing import Any
 
 import torch
@@ -61,15 +63,15 @@ def equivocal(rule: Rule, rows: list[Tensor], liar: int, row: int) -> Exception 
     if ranks.rank == liar:
         honest = ranks.gather_later
 
-        def gather_later(part: Tensor, what: str) -> Later:
+        def gather_later(part: Tensor, what: str, room: Tensor | None = None) -> Later:
             if what != "the gathering of rows":
-                return honest(part, what)
+                return honest(part, what, room)
 
             def changed(found: Tensor) -> Tensor:
                 found[row, -1] += 1
                 return found
 
-            return Then(honest(part, what), changed)
+            return Then(honest(part, what, room), changed)
 
         ranks.gather_later = gather_later  # type: ignore[assignment,method-assign]
     try:
@@ -86,6 +88,51 @@ def in_place(rule: Rule, rows: list[Tensor]) -> tuple[Tensor, bool]:
     row = own(rows).clone()
     found = RobustAllReduce(rule)(row, out=row)
     return found, found.data_ptr() == row.data_ptr()
+
+
+def explained(rule: Rule, rows: list[Tensor], options: dict[str, Any]) -> Any:
+    """Distances, and who is rejected, under an exchange."""
+    reduction = RobustAllReduce(rule, distances=True, **options)
+    reduction(own(rows))
+    why = reduction.explanation
+    assert why is not None
+    return why.distances, why.rejected
+
+
+def struck_in_groups(rule: Rule, rows: list[Tensor], victim: int, timeout: float) -> None:
+    """Two steps among means of groups, in the second of which a rank is killed."""
+    reduction = RobustAllReduce(rule, groups=2, timeout=timeout)
+    reduction(own(rows))
+    if dist.get_rank() == victim:
+        os.kill(os.getpid(), signal.SIGKILL)
+    reduction(own(rows))
+
+
+def loaded_then_failed(rule: Rule, rows: Tensor, bad: int) -> list[Any]:
+    """The whole states before a step that fails after they were loaded, and after it."""
+    first = RobustAllReduce(rule)
+    first(rows[dist.get_rank()])
+    tree = first.state_dict()
+    second = RobustAllReduce(rule, f=1)
+    second.load_state_dict(tree)
+    row = rows[dist.get_rank()].clone()
+    if dist.get_rank() < bad:
+        row.fill_(torch.nan)
+    try:
+        second(row)
+    except ValueError as error:
+        return [tree["estimator"]["estimate"], second.state_dict()["estimator"]["estimate"], error]
+    return []
+
+
+def elsewhere(rule: Rule, liar: int) -> Exception | None:
+    """What is raised where one rank has its row on another device."""
+    row = torch.ones(7, device="meta" if dist.get_rank() == liar else "cpu")
+    try:
+        RobustAllReduce(rule)(row)
+    except Exception as error:
+        return error
+    return None
 
 
 def badly_out(rule: Rule, case: str) -> Exception | None:

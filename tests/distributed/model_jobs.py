@@ -53,8 +53,9 @@ def flat(model: nn.Module) -> Tensor:
 class Dense:
     """The same training in one process: all ranks' gradients, and the rule on their rows."""
 
-    def __init__(self, rule: Rule, ranks: int) -> None:
+    def __init__(self, rule: Rule, ranks: int, groups: int | None = None) -> None:
         self.rule, self.ranks, self.model = rule, ranks, network()
+        self.groups = groups or ranks
         self.optimizer = torch.optim.SGD(self.model.parameters(), lr=0.1)
         self.state: Any = None
 
@@ -66,7 +67,7 @@ class Dense:
             for batch in range(batches):
                 loss(self.model, rank, number + 100 * batch).backward()
             rows.append(flat(self.model))
-        stacked = torch.stack(rows)
+        stacked = torch.stack(rows).view(self.groups, self.ranks // self.groups, -1).mean(dim=1)
         draw = generator(0, "robust all-reduce", number)
         if isinstance(self.rule, Aggregator):
             found = self.rule(stacked, generator=draw)
@@ -83,7 +84,7 @@ def ddp_steps(rule: Rule, steps: int, options: dict[str, Any]) -> list[tuple[Ten
     model = nn.parallel.DistributedDataParallel(network(), bucket_cap_mb=BUCKET_MB)
     model.register_comm_hook(*robust_hook(rule, **options))
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    dense = Dense(rule, dist.get_world_size())
+    dense = Dense(rule, dist.get_world_size(), options.get("groups"))
     found = []
     for number in range(steps):
         optimizer.zero_grad()
@@ -235,6 +236,41 @@ def sharded_network(**options: Any) -> nn.Sequential:
     return model
 
 
+def fsdp_raising(rule: Rule, bad: int) -> Exception | None:
+    """What finishing raises on each rank where some have NaN."""
+    model = sharded_network()
+    robust = RobustFSDP(model, rule)
+    value = loss(model, dist.get_rank(), 0)
+    (value * torch.nan if dist.get_rank() < bad else value).backward()
+    try:
+        robust.finish()
+    except Exception as error:
+        return error
+    return None
+
+
+def fsdp_partly(rule: Rule) -> list[bool]:
+    """Whether all of the gradient is finite in steps of which one leaves the first layer out."""
+    model = sharded_network()
+    robust = RobustFSDP(model, rule)
+    found = []
+    for number, without in enumerate((False, True, False)):
+        model.zero_grad()
+        value = loss(model, dist.get_rank(), number)
+        if without:
+            # The first layer's parameters do not take part in this backward pass.
+            for parameter in model[0].parameters():
+                parameter.requires_grad_(False)
+            value = loss(model, dist.get_rank(), number)
+        value.backward()
+        robust.finish()
+        for parameter in model[0].parameters():
+            parameter.requires_grad_(True)
+        grads = [p.grad for p in model.parameters() if p.grad is not None]
+        found.append(all(bool(g.to_local().isfinite().all()) for g in grads))  # type: ignore[attr-defined]
+    return found
+
+
 def stepping_finishes(rule: Rule) -> tuple[list[Tensor], list[Tensor]]:
     """Parameters after two steps of an optimizer that finishes by itself, and the dense ones."""
     model = sharded_network()
@@ -271,6 +307,13 @@ def badly_sharded(case: str, rule: Rule) -> Exception | None:
                 for number in range(2):
                     loss(model, dist.get_rank(), number).backward()
                     robust.finish()
+            case "twice":
+                model = sharded_network()
+                RobustFSDP(model, rule)
+                for number in range(2):
+                    loss(model, dist.get_rank(), number).backward()
+            case "alone":
+                RobustFSDP(sharded_network(), rule)
     except Exception as error:
         return error
     return None

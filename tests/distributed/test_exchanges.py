@@ -9,10 +9,10 @@ import pytest
 import rank_jobs
 import torch
 from dense import alike, check_close, draw
-from rank_processes import RankGroups
+from rank_processes import RankDiedError, RankGroups
 
 import robust_agg as ra
-from robust_agg.distributed import DisagreementError, EquivocationError
+from robust_agg.distributed import DisagreementError, EquivocationError, RankError
 
 OPTIONS: list[dict[str, Any]] = [
     {"trust": "sharded"},
@@ -165,3 +165,51 @@ def test_a_result_that_cannot_go_there_is_an_error_on_every_rank(
             assert isinstance(error, DisagreementError)
         else:
             assert "out must be a contiguous tensor of tensor's shape" in str(error)
+
+
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
+@pytest.mark.parametrize("rule", [ra.CoordinateWiseMedian(), ra.VClip(tau=0.5)], ids=repr)
+def test_distances_are_those_of_whole_rows(
+    ranks: RankGroups, rule: Any, options: dict[str, Any]
+) -> None:
+    rows = draw(N, 333)
+    rows[4, 5] = torch.nan
+    seen = met(rows, options)
+    if len(seen) < 3:
+        pytest.skip("two rows, one of NaN: nothing robust is left")
+    if isinstance(rule, ra.Aggregator):
+        expected = rule.explain(seen)
+    else:
+        expected, _ = rule.explain(seen, rule.init(seen[0]))
+    for distances, rejected in ranks(N).run(exchange_jobs.explained, rule, list(rows), options):
+        torch.testing.assert_close(distances, expected.distances, equal_nan=True)
+        assert rejected == expected.rejected == (len(seen) * 4 // N,)
+
+
+@pytest.mark.parametrize("victim", [1, 3])
+def test_a_rank_killed_among_groups_is_named_by_its_own_number(
+    ranks: RankGroups, victim: int
+) -> None:
+    job = (exchange_jobs.struck_in_groups, ra.Mean(), list(draw(4, 50)), victim, 20.0)
+    answers = ranks(4).outcomes(*job)
+    assert isinstance(answers.pop(victim), RankDiedError)
+    for error in answers:
+        assert isinstance(error, RankError), error
+        assert victim in error.ranks
+        assert error.step == 1
+
+
+@pytest.mark.parametrize("rule", [ra.VClip(tau=0.5), ra.CClip(tau=0.1)], ids=repr)
+def test_a_state_outlives_a_step_that_fails_after_it_was_loaded(
+    ranks: RankGroups, rule: Any
+) -> None:
+    for before, after, error in ranks(3).run(
+        exchange_jobs.loaded_then_failed, rule, draw(3, 40), 2
+    ):
+        assert isinstance(error, ra.TooManyRejectedError)
+        assert torch.equal(before, after)
+
+
+def test_a_row_elsewhere_on_one_rank_is_told_on_every_rank(ranks: RankGroups) -> None:
+    for error in ranks(3).run(exchange_jobs.elsewhere, ra.Mean(), 1):
+        assert isinstance(error, DisagreementError), error

@@ -35,6 +35,7 @@ def test_an_optimizer_s_step_finishes_the_gradient(ranks: RankGroups, rule: Rule
         ("half precision", "must be reduced in float32 or bfloat16"),
         ("copied", "must find it in the dtype it was reduced in"),
         ("added", "must find it in the dtype it was reduced in"),
+        ("twice", "finish must run between two backward passes"),
     ],
 )
 def test_what_cannot_be_made_robust_is_an_error(ranks: RankGroups, case: str, said: str) -> None:
@@ -43,7 +44,19 @@ def test_what_cannot_be_made_robust_is_an_error(ranks: RankGroups, case: str, sa
         assert said in str(error)
 
 
-def test_too_many_bad_rows_are_an_error_on_every_rank(ranks: RankGroups) -> None:
-    for error in ranks(3).outcomes(model_jobs.fsdp_steps, ra.Krum(f=0), 1, {"f": 1}):
-        assert isinstance(error, (ValueError, TooManyRejectedError)), error
-        assert "must withstand f=1" in str(error)
+def test_one_rank_is_refused(ranks: RankGroups) -> None:
+    for error in ranks(1).run(model_jobs.badly_sharded, "alone", ra.Mean()):
+        assert "must be sharded over two ranks or more" in str(error)
+
+
+@pytest.mark.parametrize("rule", [ra.CClip(tau=0.01), ra.VClip(tau=0.5)], ids=name)
+def test_a_step_may_be_without_some_groups(ranks: RankGroups, rule: Rule) -> None:
+    for found in ranks(3).run(model_jobs.fsdp_partly, rule):
+        assert found == [True] * 3
+
+
+@pytest.mark.parametrize("rule", [ra.CoordinateWiseMedian(), ra.GeometricMedian()], ids=name)
+def test_too_many_bad_rows_are_an_error_on_every_rank(ranks: RankGroups, rule: Rule) -> None:
+    errors = ranks(3).run(model_jobs.fsdp_raising, rule, 2)
+    assert all(isinstance(error, TooManyRejectedError) for error in errors), errors
+    assert len({str(error) for error in errors}) == 1

@@ -141,7 +141,7 @@ def test_headers_are_numbers_of_64_bits(rule: str, step: int) -> None:
 def test_what_is_no_row_is_refused(given: list[object]) -> None:
     assert layout_of(given) is None
     with pytest.raises(ValueError, match=r"^me: tensor must be .*, found .") as caught:
-        check_usable("me", given)
+        check_usable("me", given, device=torch.device("cpu"))
     assert "\n" not in str(caught.value)
 
 

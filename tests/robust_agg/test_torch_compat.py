@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 import torch
-import torch.distributed as dist
 from torch import nn
 
 from robust_agg import torch_compat
@@ -60,43 +57,3 @@ def test_step_hooks_are_seen() -> None:
     assert torch_compat.has_step_hooks(optimizer)
     handle.remove()
     assert not torch_compat.has_step_hooks(optimizer)
-
-
-@pytest.fixture
-def group_of_one() -> Iterator[None]:
-    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
-    yield
-    dist.destroy_process_group()
-
-
-@pytest.mark.usefixtures("group_of_one")
-def test_the_default_group_is_the_one_of_all_processes() -> None:
-    group = torch_compat.default_group()
-    assert dist.get_world_size(group) == 1
-    assert dist.get_process_group_ranks(group) == [0]
-    assert isinstance(group.group_name, str)
-
-
-@pytest.mark.usefixtures("group_of_one")
-def test_a_corner_of_the_store_is_apart_from_the_others() -> None:
-    store = torch_compat.store_of_the_world("here")
-    store.set("key", "value")
-    assert store.check(["key"])
-    assert store.get("key") == b"value"
-    assert torch_compat.store_of_the_world("here").check(["key"])
-    assert not torch_compat.store_of_the_world("elsewhere").check(["key"])
-
-
-@pytest.mark.usefixtures("group_of_one")
-def test_all_gather_fills_one_tensor() -> None:
-    found = torch.zeros(3)
-    work = torch_compat.all_gather_single(found, torch.arange(3.0), async_op=True)
-    work.wait()
-    assert found.tolist() == [0.0, 1.0, 2.0]
-
-
-def test_without_a_group_there_is_none() -> None:
-    with pytest.raises(ValueError, match="has not been initialized"):
-        torch_compat.default_group()
-    with pytest.raises(ValueError, match="has not been initialized"):
-        torch_compat.store_of_the_world("here")
