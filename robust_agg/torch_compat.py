@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
+
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch._C._distributed_c10d import PrefixStore, ProcessGroup, Store
+from torch._C._distributed_c10d import PrefixStore as PrefixStore  # documented, not exported
+from torch._C._distributed_c10d import ProcessGroup
+from torch._C._distributed_c10d import Store as Store
+from torch._C._distributed_c10d import TCPStore as TCPStore
 from torch.distributed import distributed_c10d
 from torch.optim import Optimizer
 
@@ -70,3 +75,30 @@ all_gather_single = getattr(dist, "all_gather_single", dist.all_gather_into_tens
 def default_group() -> ProcessGroup:
     """The process group of all processes, once it is initialised."""
     return distributed_c10d._get_default_group()
+
+
+def carries_cpu_tensors(group: ProcessGroup) -> bool:
+    """Whether the group sends what is in the memory of the CPU by gloo."""
+    try:
+        return bool(group._get_backend(torch.device("cpu")).name() == "gloo")
+    except RuntimeError:
+        return False
+
+
+def gloo_group(store: Store, rank: int, size: int, *, timeout: float, host: str) -> ProcessGroup:
+    """A gloo group that is nobody's default, all its ranks being there.
+
+    Args:
+        store: where the ranks meet; used by nothing else.
+        rank: of this process.
+        size: of the group.
+        timeout: seconds to connect to the others, and the default of what is waited for later.
+        host: the name or address of this machine by which the others reach it.
+    """
+    options = dist.ProcessGroupGloo._Options()  # type: ignore[attr-defined]  # of the class in C++
+    options._timeout = timedelta(seconds=timeout)
+    options._devices = [dist.ProcessGroupGloo.create_device(hostname=host)]
+    backend = dist.ProcessGroupGloo(store, rank, size, options)
+    group = ProcessGroup(store, rank, size)
+    group._register_backend(torch.device("cpu"), ProcessGroup.BackendType.GLOO, backend)
+    return group
