@@ -128,7 +128,7 @@ WRONG: list[tuple[str, str, str]] = [
     ("workers 2000|byzantine 0", "workers <= samples", "workers=2000, samples=1297"),
     # Choices.
     ("dataset cifar", "dataset", '"digits", "mnist"'),
-    ("transport tcp", "transport", '"ray", "inline"'),
+    ("transport tcp", "transport", '"ray", "inline", "ranks"'),
     ("device nonsense", "device must be auto, cpu, cuda or cuda:N", "'nonsense'"),
     ("device meta", "device must be auto, cpu, cuda or cuda:N", "'meta'"),
     ("device cuda:999", "device must exist, found 'cuda:999'", "CUDA devices"),
@@ -461,6 +461,37 @@ def test_a_run_stopped_by_ctrl_c_and_then_killed_ends_as_if_undisturbed(
         r"^VClip.*, under attack: round 120/120, accuracy \d+\.\d%$", out, re.MULTILINE
     )
     assert re.search(r"│ VClip\(fusion='sequential'\) +│ +\d+\.\d% │ +\d+\.\d% │", out)
+
+
+def test_processes_of_a_run_on_ranks_end_with_it(undisturbed: Path, tmp_path: Path) -> None:
+    """Where it is interrupted, killed or done; and its trainings are those of threads."""
+    cells = [cell.folder for cell in reopen(undisturbed).trainings]
+    code, shown = at_a_terminal(
+        ["run", *options(tiny(**{**LONG, "transport": "ranks"})), "--out", str(tmp_path)],
+        press=lambda: any(rounds_done(folder, cells[0]) > 25 for folder in tmp_path.iterdir()),
+    )
+    folder = only_folder(tmp_path)
+    assert code == 130, shown
+    assert shown.endswith(f"interrupted; continue with: robust-agg resume {folder}\n")
+    assert "Traceback" not in shown
+    assert (folder / cells[0] / CHECKPOINT).exists()
+
+    process = start("resume", str(folder))
+    while rounds_done(folder, cells[1]) < 33:
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.002)
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    errors = [os.readlink(f"/proc/{child}/fd/2") for child in children]
+    assert errors.count(os.readlink(f"/proc/{process.pid}/fd/2")) >= 2
+    process.kill()
+    # Its standard error, which they hold too, ends with the last of them.
+    assert process.communicate(timeout=60)[1] == ""
+
+    process = start("resume", str(folder))
+    _, err = process.communicate(timeout=120)
+    assert (process.returncode, err) == (0, "")
+    for cell in cells:
+        assert outcome(folder / cell) == outcome(undisturbed / cell)
 
 
 def at_a_terminal(arguments: list[str], *, press: Callable[[], bool]) -> tuple[int, str]:

@@ -394,8 +394,9 @@ def test_only_a_run_without_a_round_is_discarded(tmp_path: Path, finished: Path)
     assert outcome(finished) == before
 
 
-def test_the_ray_transport_gives_the_same_run(tmp_path: Path) -> None:
-    """Server and workers in actors, the bad data made by a class from the user's own file."""
+@pytest.mark.parametrize(("transport", "server"), [("ray", "ray"), ("ranks", "driver")])
+def test_every_transport_gives_the_same_run(transport: str, server: str, tmp_path: Path) -> None:
+    """Elsewhere than here, the bad data made by a class from the user's own file."""
     mine = tmp_path / "random.py"  # a name that hides a module of Python's, were it imported
     mine.write_text(
         "from attacks import DataAttack\n\n\n"
@@ -407,8 +408,9 @@ def test_the_ray_transport_gives_the_same_run(tmp_path: Path) -> None:
     )
     both = {**STATEFUL, "attack": f"{mine}:Shift(by=3)", "rounds": 6, "evaluate_every": 3}
     inline = done(tiny(**both), tmp_path / "inline")
-    remote = create(tiny(**{**both, "transport": "ray", "server": "ray"}), tmp_path / "ray").folder
-    # Actors take seconds to start: those of the honest training are saved by copying it.
+    both |= {"transport": transport, "server": server}
+    remote = create(tiny(**both), tmp_path / "remote").folder
+    # Processes take seconds to start: those of the honest training are saved by copying it.
     honest, attacked = (cell.folder for cell in reopen(remote).trainings)
     shutil.copytree(inline / honest, remote / honest)
     threads = torch.get_num_threads()
