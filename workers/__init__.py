@@ -9,6 +9,7 @@ from workers.local_ranks import LocalRanks
 from workers.rank_hosts import RankHosts
 from workers.rank_serve import serve
 from workers.ray_hosts import RayHosts
+from workers.ray_ranks import RayRanks
 from workers.transport import Collection, HostError, Transport
 from workers.worker import LogicalWorker, Shard
 
@@ -26,6 +27,7 @@ __all__ = [
     "Loss",
     "RankHosts",
     "RayHosts",
+    "RayRanks",
     "Shard",
     "Transport",
     "serve",

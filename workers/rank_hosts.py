@@ -21,7 +21,7 @@ from workers.pool import Failure, HostPool
 from workers.rank_wire import Answer, Call, Line, in_bytes, numbers, whole
 from workers.transport import HostError
 
-_PATIENCE = 10.0
+_PATIENCE = 7.0
 # Seconds for the ranks to take leave; one whose host hangs ends itself after 5.
 
 _Calls: TypeAlias = "queue.SimpleQueue[Call | None]"
@@ -200,6 +200,9 @@ def _speak(host: int, line: Line, calls: _Calls, answers: _Answers) -> None:
             answers.put((host, Failure(str(error), gone=True)))
             return
         answers.put((host, _outcome(host, answer, call.most)))
+        if answer.outcome == "gone":
+            _leave(line)
+            return
         # Or the last round's rows would live until the next one's arrive.
         del answer, call
 

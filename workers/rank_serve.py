@@ -55,7 +55,8 @@ def serve_what(made: Callable[[], HostSpec], group: ProcessGroup) -> None:
     calls: _Calls = queue.SimpleQueue()
     over = threading.Event()
     threads = torch.get_num_threads()
-    threading.Thread(target=_listen, args=(line, calls, over), daemon=True).start()
+    listener = threading.Thread(target=_listen, args=(line, calls, over), daemon=True)
+    listener.start()
     try:
         _serve(made, line, calls)
     except ConnectionError as error:
@@ -63,6 +64,9 @@ def serve_what(made: Callable[[], HostSpec], group: ProcessGroup) -> None:
     finally:
         over.set()
         torch.set_num_threads(threads)
+        # The driver says a last word also to a host that has ended; a thread that waits for it in
+        # gloo when the interpreter ends would abort the process.
+        listener.join(_PATIENCE)
 
 
 def _listen(line: Line, calls: _Calls, over: threading.Event) -> None:

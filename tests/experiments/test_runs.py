@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 import shutil
 import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -417,3 +421,19 @@ def test_every_transport_gives_the_same_run(transport: str, server: str, tmp_pat
     go_on(remote)
     assert torch.get_num_threads() == threads
     assert outcome(remote / attacked) == outcome(inline / attacked)
+
+
+def test_the_example_for_torchrun_withstands_its_liars() -> None:
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    done = subprocess.run(
+        [*command, "--nproc-per-node", "4", "-m", "experiments.torchrun"],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=200,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    found = re.fullmatch(r"3 hosts, 100 rounds, 4 of 20 liars: accuracy (\d+\.\d)%\n", done.stdout)
+    assert found is not None, done.stdout
+    assert float(found[1]) > 90
