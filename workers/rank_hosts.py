@@ -144,9 +144,9 @@ class RankHosts(RankPool):
     memory of the CPU, by gloo, wherever they were computed and wherever they go: a rank that dies
     aborts a communicator of nccl on all the others.
 
-    A rank that dies, hangs or is late costs its own workers' rows. What it cannot do is send other
-    tensors than this protocol's: gloo would end the driver. ``torchrun`` itself ends all processes
-    when one of them fails.
+    A rank that dies, hangs or is late costs its own workers' rows. Its process is trusted to speak
+    this protocol: gloo would end the driver that is sent more bytes than it waits for, and how many
+    its states have is believed. ``torchrun`` itself ends all processes when one of them fails.
 
     Args:
         specs: those of ranks 1, 2, …; only the workers' ids are read here.

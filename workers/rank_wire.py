@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import threading
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
@@ -76,6 +77,7 @@ class Line:
 
     def __init__(self, group: ProcessGroup, peer: int) -> None:
         self._group, self.peer = group, peer
+        self._sending = threading.Lock()
 
     def call(self, call: Call) -> None:
         """Send a call."""
@@ -108,7 +110,10 @@ class Line:
         padded = torch.tensor([*head, *[0] * (4 - len(head))])
         tensors = [padded, *(part for part in parts if len(part))]
         try:
-            self._wait([self._group.send([each], self.peer, _TAG) for each in tensors])
+            # Two threads may speak, and what the one says must stay together.
+            with self._sending:
+                works = [self._group.send([each], self.peer, _TAG) for each in tensors]
+            self._wait(works)
         except RuntimeError as error:
             raise self._broken(error) from error
 
@@ -138,8 +143,12 @@ class Line:
 
     def _broken(self, error: RuntimeError) -> ConnectionError:
         # Gloo puts its file before what it says, and advice behind.
-        said = re.sub(r"^\[.*?\.cc:\d+\] |\. This is typically.*", "", str(error), flags=re.DOTALL)
-        return ConnectionError(f"the connection to rank {self.peer} broke: {said.splitlines()[0]}")
+        said = re.sub(
+            r"^\[.*?\.cc:\d+\] |\. This is typically.*|\n.*", "", str(error), flags=re.DOTALL
+        )
+        return ConnectionError(
+            f"the connection to rank {self.peer} broke: {said.partition(chr(10))[0]}"
+        )
 
 
 def in_bytes(block: bytes) -> Tensor:

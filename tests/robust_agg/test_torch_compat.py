@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
+import torch.distributed as dist
 from torch import nn
+from torch.distributed import HashStore
 
 from robust_agg import torch_compat
 
@@ -57,3 +59,11 @@ def test_step_hooks_are_seen() -> None:
     assert torch_compat.has_step_hooks(optimizer)
     handle.remove()
     assert not torch_compat.has_step_hooks(optimizer)
+
+
+def test_a_group_of_ones_own_is_no_default_one() -> None:
+    store = HashStore()
+    group = torch_compat.gloo_group(store, 0, 1, timeout=10.0, host="127.0.0.1")
+    assert (group.rank(), group.size(), dist.is_initialized()) == (0, 1, False)
+    assert torch_compat.carries_cpu_tensors(group)
+    assert not torch_compat.carries_cpu_tensors(dist.ProcessGroup(HashStore(), 0, 1))

@@ -157,24 +157,35 @@ class TestRayRanks:
 
 
 _RANK = """
-import os, sys
+import os, time
+from datetime import timedelta
+import torch.distributed as dist
 from host_faults import FaultySpec
 from host_samples import mlp, parameters, spec
 from workers import RankHosts, serve
 from workers.rank_meeting import meet_as_told
 
 if __name__ == "__main__":
-    group = meet_as_told(timeout=float(os.environ.get("PATIENCE", 100)))
-    specs = list(spec().split(group.size() - 1))
+    idle = float(os.environ.get("IDLE", 0))
+    if idle:
+        dist.init_process_group("gloo", timeout=timedelta(seconds=2))
+        rank, size, group = dist.get_rank(), dist.get_world_size(), None
+    else:
+        group = meet_as_told(timeout=float(os.environ.get("PATIENCE", 100)))
+        rank, size = group.rank(), group.size()
+    specs = list(spec().split(size - 1))
     specs[-1] = FaultySpec.of(specs[-1], {1: os.environ.get("FAULT", "")})
-    if group.rank() > 0:
-        serve(specs[group.rank() - 1], group)
+    if rank > 0:
+        serve(specs[rank - 1], group)
     else:
         with RankHosts(specs, group, deadline=10.0) as hosts:
             for round in range(3):
+                time.sleep(idle)
                 print(len(hosts.collect(round, parameters(mlp)).updates), flush=True)
                 if os.environ.get("LEAVE"):
                     os._exit(7)
+    if idle:
+        dist.destroy_process_group()
 """
 
 
@@ -263,6 +274,11 @@ class TestLaunchers:
         assert said[0] == f"{kind}rank 1 (host 0) did not come within 20 s"
         assert said[1].startswith(f"{kind}rank 2 ")
 
+    def test_rounds_may_be_further_apart_than_a_default_groups_timeout(self, program: Path) -> None:
+        """Gloo closes all connections of a process where one wait takes longer than it may."""
+        done = torchrun(program, IDLE="3")
+        assert (done.returncode, done.stdout) == (0, "6\n6\n6\n"), done.stderr
+
     def test_without_a_launcher_it_is_said(self, program: Path) -> None:
         done = subprocess.run(
             [sys.executable, str(program)],
@@ -274,16 +290,9 @@ class TestLaunchers:
         assert "RANK, WORLD_SIZE, MASTER_PORT and MASTER_ADDR must be in the" in done.stderr
 
 
-def test_a_transport_that_is_not_closed_keeps_no_process(tmp_path: Path) -> None:
-    path = tmp_path / "forgotten.py"
-    path.write_text(
-        "from host_samples import mlp, parameters, spec\n"
-        "from workers import LocalRanks\n\n"
-        "if __name__ == '__main__':\n"
-        "    transport = LocalRanks(spec().split(2))\n"
-        "    print(len(transport.collect(0, parameters(mlp)).updates))\n"
-    )
-    done = subprocess.run(
+def run(program: str, path: Path) -> subprocess.CompletedProcess[str]:
+    path.write_text(program)
+    return subprocess.run(
         [sys.executable, str(path)],
         env=environment(),
         capture_output=True,
@@ -291,4 +300,33 @@ def test_a_transport_that_is_not_closed_keeps_no_process(tmp_path: Path) -> None
         timeout=100,
         check=False,
     )
-    assert (done.returncode, done.stdout, done.stderr) == (0, "6\n", "")
+
+
+_FORGOTTEN = """
+from host_faults import FaultySpec
+from host_samples import mlp, parameters, spec
+from workers import LocalRanks
+
+if __name__ == "__main__":
+    specs = list(spec().split(2))
+    specs[1] = FaultySpec.of(specs[1], {1: "hang"})
+    transport = LocalRanks(specs)
+    print(len(transport.collect(0, parameters(mlp)).updates))
+    transport.deadline = 1.0
+    print(len(transport.collect(1, parameters(mlp)).updates))
+"""
+
+
+def test_a_transport_that_is_not_closed_keeps_no_process(tmp_path: Path) -> None:
+    done = run(_FORGOTTEN, tmp_path / "forgotten.py")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "6\n3\n", "")
+
+
+def test_a_script_that_starts_processes_when_it_is_imported_is_an_error(tmp_path: Path) -> None:
+    program = (
+        "from host_samples import spec\nfrom workers import LocalRanks\nLocalRanks([spec()])\n"
+    )
+    done = run(program, tmp_path / "unguarded.py")
+    found = "host 0 on rank 1 did not start: its process ended with exit code 1"
+    assert done.stderr.splitlines()[-1] == f"workers.transport.HostError: LocalRanks: {found}"
+    assert "if __name__ == '__main__':" in done.stderr
