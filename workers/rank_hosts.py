@@ -5,6 +5,7 @@ from __future__ import annotations
 import queue
 import threading
 import time
+import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, TypeAlias
@@ -43,6 +44,11 @@ class RankPool(HostPool):
         self._calls: list[_Calls] = [queue.SimpleQueue() for _ in specs]
         self._lines: list[Line] = []
         self._threads: list[threading.Thread] = []
+        # Also when this is forgotten, or the program ends: a thread that still waits in gloo would
+        # abort it.
+        self._leave = weakref.finalize(
+            self, _leave, self._lines, self._calls, self._threads, self._lost
+        )
 
     def _connect(self, group: ProcessGroup, timeout: float) -> None:
         """Meet the hosts on ranks 1, 2, …
@@ -51,7 +57,7 @@ class RankPool(HostPool):
             HostError: a host cannot be built, does not answer in time, or has other workers than
                 its specification here.
         """
-        self._lines = [Line(group, host + 1) for host in range(len(self._ids))]
+        self._lines += [Line(group, host + 1) for host in range(len(self._ids))]
         for host, (line, calls) in enumerate(zip(self._lines, self._calls, strict=True)):
             given = (host, line, calls, self._answers)
             self._threads.append(
@@ -84,22 +90,8 @@ class RankPool(HostPool):
                 )
 
     def close(self) -> None:
-        if self._closed:
-            return
         self._closed = True
-        end = time.monotonic() + _PATIENCE
-        # A thread each: one that hangs is in the middle of its last call.
-        leaving = [
-            threading.Thread(target=_leave, args=(line,), daemon=True)
-            for host, line in enumerate(self._lines)
-            if host not in self._lost
-        ]
-        for thread in leaving:
-            thread.start()
-        for calls in self._calls:
-            calls.put(None)
-        for thread in [*leaving, *self._threads]:
-            thread.join(max(0.0, end - time.monotonic()))
+        self._leave()
 
     def _publish(self, round: int, parameters: Tensor) -> Tensor:
         self._row_bytes = parameters.numel() * parameters.element_size()
@@ -201,7 +193,7 @@ def _speak(host: int, line: Line, calls: _Calls, answers: _Answers) -> None:
             return
         answers.put((host, _outcome(host, answer, call.most)))
         if answer.outcome == "gone":
-            _leave(line)
+            _take_leave(line)
             return
         # Or the last round's rows would live until the next one's arrive.
         del answer, call
@@ -218,6 +210,29 @@ def _outcome(host: int, answer: Answer, most: int) -> Tensor | Failure:
     return answer.body
 
 
-def _leave(line: Line) -> None:
+def _leave(
+    lines: Sequence[Line],
+    calls: Sequence[_Calls],
+    threads: Sequence[threading.Thread],
+    lost: Mapping[int, str],
+) -> None:
+    """Take leave of the ranks, and wait until they have heard it."""
+    end = time.monotonic() + _PATIENCE
+    # A thread each: that of a host that hangs is in the middle of its last call.
+    leaving = [
+        threading.Thread(target=_take_leave, args=(line,), daemon=True)
+        for host, line in enumerate(lines)
+        if host not in lost
+    ]
+    for thread in leaving:
+        thread.start()
+    for queue_ in calls:
+        queue_.put(None)
+    for thread in [*leaving, *threads]:
+        if thread is not threading.current_thread():
+            thread.join(max(0.0, end - time.monotonic()))
+
+
+def _take_leave(line: Line) -> None:
     with suppress(ConnectionError):
         line.call(Call("stop"))
