@@ -345,7 +345,8 @@ def test_every_parameter_is_an_option(tmp_path: Path, capsys: pytest.CaptureFixt
     assert (folder / "figure.png").read_bytes().startswith(b"\x89PNG\r\n\x1a\n")
 
 
-def test_a_hung_host_does_not_keep_the_command_from_ending(tmp_path: Path) -> None:
+@pytest.mark.parametrize("transport", ["inline", "ranks"])
+def test_a_hung_host_does_not_keep_the_command_from_ending(transport: str, tmp_path: Path) -> None:
     (tmp_path / "hang.py").write_text(
         "import time\nfrom attacks import DataAttack\n\n"
         "class Hang(DataAttack):\n"
@@ -353,7 +354,8 @@ def test_a_hung_host_does_not_keep_the_command_from_ending(tmp_path: Path) -> No
         "        time.sleep(3600)\n"
     )
     attack = f"{tmp_path / 'hang.py'}:Hang"
-    config = tiny(attack=attack, byzantine=1, f=1, rounds=3, deadline=2.0)
+    changes = {"byzantine": 1, "f": 1, "rounds": 3, "deadline": 2.0, "transport": transport}
+    config = tiny(attack=attack, **changes)
     process = start("run", *options(config), "--out", str(tmp_path / "runs"))
     out, err = process.communicate(timeout=120)
     assert (process.returncode, err) == (0, "")
