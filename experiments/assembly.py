@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import nn
@@ -19,6 +20,7 @@ from robust_agg.seeding import derive, generator
 from workers import ray_compat
 from workers.host import HostSpec, LocalSGD
 from workers.inline import InlineHosts
+from workers.local_ranks import LocalRanks
 from workers.ray_hosts import RayHosts
 from workers.ray_server import RayServer
 from workers.transport import Transport
@@ -152,6 +154,14 @@ def transport(config: RunConfig, data: Dataset, *, attacked: bool) -> Transport:
     hosts = spec.split(config.hosts)
     if config.transport == "inline":
         return InlineHosts(hosts, deadline=config.deadline, quorum=config.quorum)
+    if config.transport == "ranks":
+        file = specs.own_file(config.attack)[0] if bad else None
+        return LocalRanks(
+            hosts,
+            deadline=config.deadline,
+            quorum=config.quorum,
+            prepare=None if file is None else partial(specs.load_own, file.resolve()),
+        )
     return RayHosts(
         hosts,
         deadline=config.deadline,

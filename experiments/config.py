@@ -72,14 +72,14 @@ class RunConfig:
     """The workers' learning rate where local_steps > 1."""
     sample: int | None = None
     """Workers drawn each round; all if not given."""
-    transport: Literal["ray", "inline"] = "ray"
-    """Where workers run: Ray actors, or this process."""
+    transport: Literal["ray", "inline", "ranks"] = "ray"
+    """Where workers run: Ray actors, this process, or ranks of torch.distributed (processes)."""
     hosts: int = 2
-    """Actors (transport ray) or threads (inline) that the workers are spread over."""
+    """Actors (ray), threads (inline) or processes (ranks) that the workers are spread over."""
     threads: int = 1
     """Torch threads of each host."""
     num_gpus: float = 0.0
-    """GPUs that each host reserves, fractions allowed; above 0 the workers compute on CUDA."""
+    """GPUs that each actor reserves, fractions allowed; above 0 the workers compute on CUDA."""
     deadline: float | None = 60.0
     """Seconds to wait for the rows of a round; later ones do not count, the ledger names them."""
     quorum: int = 1
@@ -132,7 +132,7 @@ class RunConfig:
     def _check_devices(self) -> None:
         # What a Ray actor has is for Ray to find out.
         check_device(self.device, here=self.server == "driver")
-        if self.transport == "inline" and self.num_gpus > 0 and not torch.cuda.is_available():
+        if self.transport != "ray" and self.num_gpus > 0 and not torch.cuda.is_available():
             raise ConfigError(f"num_gpus must be 0 where there is no CUDA, found {self.num_gpus}")
 
     def _check_specs(self) -> None:

@@ -73,7 +73,7 @@ def parse_attack(text: str, *, num_classes: int) -> Attack | DataAttack:
     table = _exports(attacks, Attack, DataAttack)
     file, rest = own_file(text)
     if file is not None:
-        module = _load_file(file)
+        module = load_own(file)
         own = {**_exports(module, Attack, DataAttack), **_exports(module)}
         if own.keys() <= {"Attack", "DataAttack"}:
             raise SpecError(f"{file} must define an Attack or a DataAttack, found none")
@@ -252,8 +252,8 @@ def _known(table: Mapping[str, Any]) -> str:
     return ", ".join(name for name, value in table.items() if not inspect.isabstract(value))
 
 
-def _load_file(path: Path) -> ModuleType:
-    """The module in a user's file, run once however often it is named or copied."""
+def load_own(path: Path) -> ModuleType:
+    """The module in a user's file, run once a process however often it is named or copied."""
     try:
         content = path.read_bytes()
     except OSError as error:

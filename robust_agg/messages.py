@@ -169,7 +169,7 @@ def pack(messages: Iterable[bytes]) -> bytes:
     return b"".join(part for m in messages for part in (_LENGTH.pack(len(m)), m))
 
 
-def unpack(block: bytes) -> Iterator[memoryview]:
+def unpack(block: bytes | memoryview) -> Iterator[memoryview]:
     """The messages of a block, as views.
 
     Raises:

@@ -136,6 +136,12 @@ def temporary_folder() -> str | None:
     raise OSError(f"Ray needs a folder to write to, found none among {usual}, {candidates}")
 
 
+def node_address() -> str:
+    """The address at which the cluster reaches this process' node."""
+    found: str = require().util.get_node_ip_address()
+    return found
+
+
 def pickled(value: object, by_value: Iterable[ModuleType]) -> bytes:
     """``value`` pickled as Ray pickles, with the code of the given modules in it."""
     cloudpickle = require().cloudpickle

@@ -11,21 +11,24 @@ from types import ModuleType
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load, save
 from torch import Tensor
 
-from robust_agg.messages import MessageError, Schema, Update, decode, decode_header, encode, unpack
+from robust_agg.messages import MessageError, Schema, Update
 from robust_agg.types import State
 from workers import ray_compat
+from workers.blocks import (
+    most_bytes,
+    open_rows,
+    pack_parameters,
+    pack_states,
+    unpack_parameters,
+    unpack_states,
+)
 from workers.host import HostSpec
 from workers.pool import Failure, HostPool
 from workers.transport import HostError
 
 _log = logging.getLogger(__name__)
-
-_SLACK = 1 << 20
-# Bytes a reply may have beyond twice the rows asked for; a larger one is refused unfetched.
 
 
 class RayHosts(HostPool):
@@ -119,12 +122,12 @@ class RayHosts(HostPool):
 
     def _publish(self, round: int, parameters: Tensor) -> Any:
         self._row_bytes = parameters.numel() * parameters.element_size()
-        return self._ray.put(encode(Update(sender=-1, round=round, row=parameters)))
+        return self._ray.put(pack_parameters(round, parameters))
 
     def _submit(self, host: int, method: str, *args: Any) -> None:
         most = math.inf
         if method == "compute":
-            most = _SLACK + 2 * len(self._ids[host]) * self._row_bytes
+            most = most_bytes(len(self._ids[host]), self._row_bytes)
         ref = getattr(self._actors[host], method).remote(*args)
         self._pending[ref] = host, most
 
@@ -150,26 +153,13 @@ class RayHosts(HostPool):
             return Failure(reason if gone else f"failed: host {host}: {reason}", gone=gone)
 
     def _open(self, reply: Any, schema: Schema) -> Iterator[Update | MessageError]:
-        if not isinstance(reply, bytes):
-            yield MessageError(f"a block of bytes is required, found {type(reply).__name__}")
-            return
-        messages = unpack(reply)
-        while True:
-            try:
-                yield decode(next(messages), schema)
-            except StopIteration:
-                return
-            except MessageError as error:
-                yield error
+        return open_rows(reply, schema)
 
     def _pack_states(self, states: Mapping[int, State]) -> bytes:
         return pack_states(states)
 
     def _unpack_states(self, reply: Any) -> Mapping[int, State]:
-        try:
-            return unpack_states(reply)
-        except (SafetensorError, TypeError) as error:
-            raise ValueError(f"its states cannot be read: {error}") from error
+        return unpack_states(reply)
 
 
 class HostActor:
@@ -186,34 +176,10 @@ class HostActor:
         """Nothing; answers once the host is built."""
 
     def compute(self, round: int, parameters: bytes, active: Sequence[int]) -> bytes:
-        message = memoryview(parameters)
-        header = decode_header(message)
-        assert header.dtype is not None
-        schema = Schema(round=round, dim=header.dim, dtype=header.dtype, senders=frozenset())
-        return self._host.reply(round, decode(message, schema).row, active)
+        return self._host.reply(round, unpack_parameters(parameters).row, active)
 
     def state(self) -> bytes:
         return pack_states(self._host.state())
 
     def load_state(self, states: bytes) -> None:
         self._host.load_state(unpack_states(states))
-
-
-def pack_states(states: Mapping[int, State]) -> bytes:
-    """States as the bytes of a safetensors file, under the names ``worker/name``."""
-    return save(
-        {
-            f"{worker}/{name}": tensor.detach().to("cpu", copy=True).contiguous()
-            for worker, state in states.items()
-            for name, tensor in state.items()
-        }
-    )
-
-
-def unpack_states(block: bytes) -> dict[int, State]:
-    """The states in the bytes of :func:`pack_states`; a state without tensors is none."""
-    states: dict[int, dict[str, Tensor]] = {}
-    for key, tensor in load(block).items():
-        worker, _, name = key.partition("/")
-        states.setdefault(int(worker), {})[name] = tensor
-    return dict(states)

@@ -69,3 +69,11 @@ def test_a_group_may_have_a_backend_for_each_kind_of_device() -> None:
 
 def test_ddp_s_hooks_are_given_buckets_of_this_type() -> None:
     assert torch_compat.GradBucket is dist.GradBucket
+
+
+def test_a_group_of_ones_own_is_no_default_one() -> None:
+    store = dist.HashStore()
+    group = torch_compat.gloo_group(store, 0, 1, timeout=10.0, host="127.0.0.1")
+    assert (group.rank(), group.size(), dist.is_initialized()) == (0, 1, False)
+    assert torch_compat.carries_cpu_tensors(group)
+    assert not torch_compat.carries_cpu_tensors(dist.ProcessGroup(dist.HashStore(), 0, 1))

@@ -128,7 +128,7 @@ WRONG: list[tuple[str, str, str]] = [
     ("workers 2000|byzantine 0", "workers <= samples", "workers=2000, samples=1297"),
     # Choices.
     ("dataset cifar", "dataset", '"digits", "mnist"'),
-    ("transport tcp", "transport", '"ray", "inline"'),
+    ("transport tcp", "transport", '"ray", "inline", "ranks"'),
     ("device nonsense", "device must be auto, cpu, cuda or cuda:N", "'nonsense'"),
     ("device meta", "device must be auto, cpu, cuda or cuda:N", "'meta'"),
     ("device cuda:999", "device must exist, found 'cuda:999'", "CUDA devices"),
@@ -345,7 +345,8 @@ def test_every_parameter_is_an_option(tmp_path: Path, capsys: pytest.CaptureFixt
     assert (folder / "figure.png").read_bytes().startswith(b"\x89PNG\r\n\x1a\n")
 
 
-def test_a_hung_host_does_not_keep_the_command_from_ending(tmp_path: Path) -> None:
+@pytest.mark.parametrize("transport", ["inline", "ranks"])
+def test_a_hung_host_does_not_keep_the_command_from_ending(transport: str, tmp_path: Path) -> None:
     (tmp_path / "hang.py").write_text(
         "import time\nfrom attacks import DataAttack\n\n"
         "class Hang(DataAttack):\n"
@@ -353,7 +354,8 @@ def test_a_hung_host_does_not_keep_the_command_from_ending(tmp_path: Path) -> No
         "        time.sleep(3600)\n"
     )
     attack = f"{tmp_path / 'hang.py'}:Hang"
-    config = tiny(attack=attack, byzantine=1, f=1, rounds=3, deadline=2.0)
+    changes = {"byzantine": 1, "f": 1, "rounds": 3, "deadline": 2.0, "transport": transport}
+    config = tiny(attack=attack, **changes)
     process = start("run", *options(config), "--out", str(tmp_path / "runs"))
     out, err = process.communicate(timeout=120)
     assert (process.returncode, err) == (0, "")
@@ -461,6 +463,37 @@ def test_a_run_stopped_by_ctrl_c_and_then_killed_ends_as_if_undisturbed(
         r"^VClip.*, under attack: round 120/120, accuracy \d+\.\d%$", out, re.MULTILINE
     )
     assert re.search(r"│ VClip\(fusion='sequential'\) +│ +\d+\.\d% │ +\d+\.\d% │", out)
+
+
+def test_processes_of_a_run_on_ranks_end_with_it(undisturbed: Path, tmp_path: Path) -> None:
+    """Where it is interrupted, killed or done; and its trainings are those of threads."""
+    cells = [cell.folder for cell in reopen(undisturbed).trainings]
+    code, shown = at_a_terminal(
+        ["run", *options(tiny(**{**LONG, "transport": "ranks"})), "--out", str(tmp_path)],
+        press=lambda: any(rounds_done(folder, cells[0]) > 25 for folder in tmp_path.iterdir()),
+    )
+    folder = only_folder(tmp_path)
+    assert code == 130, shown
+    assert shown.endswith(f"interrupted; continue with: robust-agg resume {folder}\n")
+    assert "Traceback" not in shown
+    assert (folder / cells[0] / CHECKPOINT).exists()
+
+    process = start("resume", str(folder))
+    while rounds_done(folder, cells[1]) < 33:
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.002)
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    errors = [os.readlink(f"/proc/{child}/fd/2") for child in children]
+    assert errors.count(os.readlink(f"/proc/{process.pid}/fd/2")) >= 2
+    process.kill()
+    # Its standard error, which they hold too, ends with the last of them.
+    assert process.communicate(timeout=60)[1] == ""
+
+    process = start("resume", str(folder))
+    _, err = process.communicate(timeout=120)
+    assert (process.returncode, err) == (0, "")
+    for cell in cells:
+        assert outcome(folder / cell) == outcome(undisturbed / cell)
 
 
 def at_a_terminal(arguments: list[str], *, press: Callable[[], bool]) -> tuple[int, str]:

@@ -47,7 +47,7 @@ def test_the_defaults_are_a_run() -> None:
         ({"deadline": float("inf")}, " seconds, found inf"),
         ({"num_gpus": -0.5}, "num_gpus must be a number >= 0, found -0.5"),
         ({"num_gpus": float("nan")}, "num_gpus must be a number >= 0, found nan"),
-        ({"transport": "tcp"}, "transport must be one of 'ray', 'inline', found 'tcp'"),
+        ({"transport": "tcp"}, "transport must be one of 'ray', 'inline', 'ranks', found 'tcp'"),
         ({"dataset": "cifar"}, "dataset must be one of 'digits', 'mnist', found 'cifar'"),
         ({"server": None}, "server must be one of 'driver', 'ray', found None"),
         ({"device": "gpu"}, "device must be auto, cpu, cuda or cuda:N, found 'gpu'"),

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 import shutil
 import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -394,8 +398,9 @@ def test_only_a_run_without_a_round_is_discarded(tmp_path: Path, finished: Path)
     assert outcome(finished) == before
 
 
-def test_the_ray_transport_gives_the_same_run(tmp_path: Path) -> None:
-    """Server and workers in actors, the bad data made by a class from the user's own file."""
+@pytest.mark.parametrize(("transport", "server"), [("ray", "ray"), ("ranks", "driver")])
+def test_every_transport_gives_the_same_run(transport: str, server: str, tmp_path: Path) -> None:
+    """Elsewhere than here, the bad data made by a class from the user's own file."""
     mine = tmp_path / "random.py"  # a name that hides a module of Python's, were it imported
     mine.write_text(
         "from attacks import DataAttack\n\n\n"
@@ -407,11 +412,28 @@ def test_the_ray_transport_gives_the_same_run(tmp_path: Path) -> None:
     )
     both = {**STATEFUL, "attack": f"{mine}:Shift(by=3)", "rounds": 6, "evaluate_every": 3}
     inline = done(tiny(**both), tmp_path / "inline")
-    remote = create(tiny(**{**both, "transport": "ray", "server": "ray"}), tmp_path / "ray").folder
-    # Actors take seconds to start: those of the honest training are saved by copying it.
+    both |= {"transport": transport, "server": server}
+    remote = create(tiny(**both), tmp_path / "remote").folder
+    # Processes take seconds to start: those of the honest training are saved by copying it.
     honest, attacked = (cell.folder for cell in reopen(remote).trainings)
     shutil.copytree(inline / honest, remote / honest)
     threads = torch.get_num_threads()
     go_on(remote)
     assert torch.get_num_threads() == threads
     assert outcome(remote / attacked) == outcome(inline / attacked)
+
+
+def test_the_example_for_torchrun_withstands_its_liars() -> None:
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    done = subprocess.run(
+        [*command, "--nproc-per-node", "4", "-m", "experiments.torchrun"],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=200,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    found = re.fullmatch(r"3 hosts, 100 rounds, 4 of 20 liars: accuracy (\d+\.\d)%\n", done.stdout)
+    assert found is not None, done.stdout
+    assert float(found[1]) > 90

@@ -1,0 +1,345 @@
+"""Ranks in processes: started here, by Ray or by torchrun; stopped, killed and left behind."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from host_faults import FaultySpec
+from host_samples import CountThreads, mlp, parameters, spec
+from torch import nn
+
+from workers import HostError, InlineHosts, LocalRanks, RayRanks, ray_compat
+from workers.transport import Collection
+
+WEIGHTS = parameters(mlp)
+LONG = 120.0
+
+
+def senders(collection: Collection) -> set[int]:
+    return {update.sender for update in collection.updates}
+
+
+def broken() -> nn.Module:
+    raise OSError("no such checkpoint")
+
+
+def leave_a_note(path: Path) -> None:
+    path.write_text(f"{os.getpid()}\n")
+
+
+@pytest.fixture(scope="module")
+def three(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalRanks]:
+    """Hosts of two workers each."""
+    with LocalRanks(spec(estimator=CountThreads(), threads=2).split(3), deadline=LONG) as transport:
+        yield transport
+
+
+class TestLocalRanks:
+    def test_threads_are_set_within_hosts_only(self, three: LocalRanks) -> None:
+        before = torch.get_num_threads()
+        assert {float(u.row[0]) for u in three.collect(0, WEIGHTS).updates} == {2.0}
+        assert torch.get_num_threads() == before
+
+    def test_the_caller_can_be_interrupted_and_go_on(self, three: LocalRanks) -> None:
+        process = three._processes[0]
+        assert process.pid is not None
+        os.kill(process.pid, signal.SIGSTOP)
+        timer = threading.Timer(0.5, signal.pthread_kill, [threading.get_ident(), signal.SIGINT])
+        timer.start()
+        with pytest.raises(KeyboardInterrupt):
+            three.collect(1, WEIGHTS)
+        timer.join()
+        collection = three.collect(2, WEIGHTS)
+        assert senders(collection) == {2, 3, 4, 5}
+        busy = "late: host 0 is still busy with round 1"
+        assert {r.reason for r in collection.refused} == {busy}
+        os.kill(process.pid, signal.SIGCONT)
+        three.state()  # waits for the host
+        assert senders(three.collect(3, WEIGHTS)) == {0, 1, 2, 3, 4, 5}
+
+    def test_signals_of_the_terminal_are_the_drivers(self, three: LocalRanks) -> None:
+        for process in three._processes:
+            for number in (signal.SIGINT, signal.SIGHUP):
+                os.kill(process.pid or 0, number)
+        assert len(three.collect(4, WEIGHTS).updates) == 6
+        assert all(process.is_alive() for process in three._processes)
+
+    def test_a_killed_process_costs_its_workers(self, three: LocalRanks) -> None:
+        """The last test of these hosts."""
+        three._processes[1].kill()
+        collection = three.collect(5, WEIGHTS)
+        assert senders(collection) == {0, 1, 4, 5}
+        (lost,) = {r.reason for r in collection.refused}
+        assert lost.startswith("lost: host 1 died in round 5: the connection to rank 2 broke: ")
+        assert "\n" not in lost
+        assert senders(three.collect(6, WEIGHTS)) == {0, 1, 4, 5}
+
+    def test_nothing_is_left_when_it_is_closed(self, tmp_path: Path) -> None:
+        specs = list(spec().split(2))
+        specs[1] = FaultySpec.of(specs[1], {0: "hang"})
+        with LocalRanks(
+            specs, deadline=8.0, prepare=partial(leave_a_note, tmp_path / "note")
+        ) as transport:
+            assert senders(transport.collect(0, WEIGHTS)) == {0, 1, 2}
+            processes = list(transport._processes)
+            assert int((tmp_path / "note").read_text()) in {p.pid for p in processes}
+        assert [process.exitcode for process in processes] == [0, -signal.SIGKILL]
+
+    @pytest.mark.parametrize(
+        ("changes", "options", "found"),
+        [
+            ({"model": broken}, {}, "host 0 cannot be built: OSError: no such checkpoint"),
+            ({"model": lambda: mlp()}, {}, "host 0 cannot be sent to a process: "),
+            (
+                {},
+                {"prepare": partial(os._exit, 3)},
+                "host 0 cannot be built: the connection to rank 1 broke",
+            ),
+            (
+                {},
+                {"start_timeout": 0.05},
+                r"rank 1 \(host 0\) did not come within 0.05 s",
+            ),
+        ],
+    )
+    def test_what_does_not_start_is_an_error_at_once(
+        self, changes: dict[str, Any], options: dict[str, Any], found: str
+    ) -> None:
+        with pytest.raises(HostError, match=found) as raised:
+            LocalRanks([spec(**changes)], **options)
+        assert "\n" not in str(raised.value)
+
+
+@pytest.mark.usefixtures("ray_cluster")
+class TestRayRanks:
+    def test_rows_deaths_and_hangs(self) -> None:
+        # A model that only Ray's pickling can send.
+        specs = list(spec(model=lambda: mlp()).split(3))
+        with InlineHosts(specs) as here:
+            expected = {u.sender: u.row for u in here.collect(0, WEIGHTS).updates}
+        specs[1] = FaultySpec.of(specs[1], {1: "kill"})
+        specs[2] = FaultySpec.of(specs[2], {1: "hang"})
+        with RayRanks(specs, deadline=10.0) as transport:
+            found = {u.sender: u.row for u in transport.collect(0, WEIGHTS).updates}
+            assert found.keys() == expected.keys()
+            assert all(torch.equal(found[i], expected[i]) for i in found)
+            collection = transport.collect(1, WEIGHTS)
+            assert senders(collection) == {0, 1}
+            reasons = {r.sender: r.reason for r in collection.refused}
+            assert reasons[2].startswith("lost: host 1 died in round 1: the connection to rank 2")
+            assert reasons[4] == "late: host 2 did not answer round 1 within 10.0 s"
+            actors = list(transport._actors)
+        for actor in actors:
+            with pytest.raises(ray_compat.require().exceptions.RayActorError):
+                ray_compat.require().get(actor.__ray_ready__.remote(), timeout=60)
+
+    def test_what_does_not_start_is_an_error(self) -> None:
+        def failing() -> nn.Module:
+            raise OSError("no such checkpoint")
+
+        with pytest.raises(
+            HostError, match=r"^RayRanks: host 0 cannot be built: OSError: no such checkpoint$"
+        ):
+            RayRanks([spec(model=failing)])
+        with pytest.raises(HostError, match=r"rank 1 \(host 0\) did not come within 2 s"):
+            RayRanks([spec()], num_gpus=5, start_timeout=2.0)
+
+
+_RANK = """
+import os, time
+from datetime import timedelta
+import torch.distributed as dist
+from host_faults import FaultySpec
+from host_samples import mlp, parameters, spec
+from workers import RankHosts, serve
+from workers.rank_meeting import meet_as_told
+
+if __name__ == "__main__":
+    idle = float(os.environ.get("IDLE", 0))
+    if idle:
+        dist.init_process_group("gloo", timeout=timedelta(seconds=2))
+        rank, size, group = dist.get_rank(), dist.get_world_size(), None
+    else:
+        group = meet_as_told(timeout=float(os.environ.get("PATIENCE", 100)))
+        rank, size = group.rank(), group.size()
+    specs = list(spec().split(size - 1))
+    specs[-1] = FaultySpec.of(specs[-1], {1: os.environ.get("FAULT", "")})
+    if rank > 0:
+        serve(specs[rank - 1], group)
+    else:
+        hosts = RankHosts(specs, group, deadline=10.0)
+        for round in range(3):
+            time.sleep(idle)
+            print(len(hosts.collect(round, parameters(mlp)).updates), flush=True)
+            if os.environ.get("LEAVE"):
+                os._exit(7)
+        if not os.environ.get("FORGET"):
+            hosts.close()
+    if idle:
+        dist.destroy_process_group()
+"""
+
+
+def environment(**changes: str) -> dict[str, str]:
+    path = os.pathsep.join([str(Path(__file__).parent), *filter(None, sys.path), os.getcwd()])
+    return {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", **changes}
+
+
+def torchrun(program: Path, **changes: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [
+            *(sys.executable, "-m", "torch.distributed.run", "--standalone"),
+            *("--nproc-per-node", "3", str(program)),
+        ],
+        env=environment(**changes),
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+
+def by_hand(program: Path, *ranks: int, **changes: str) -> list[subprocess.Popen[str]]:
+    """Some of the ranks of three, as any launcher may start them."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    told = {"WORLD_SIZE": "3", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, **changes}
+    return [
+        subprocess.Popen(
+            [sys.executable, str(program)],
+            env=environment(RANK=str(rank), **told),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in ranks
+    ]
+
+
+@pytest.fixture
+def program(tmp_path: Path) -> Path:
+    path = tmp_path / "rank.py"
+    path.write_text(_RANK)
+    return path
+
+
+class TestLaunchers:
+    def test_torchrun(self, program: Path) -> None:
+        done = torchrun(program)
+        assert (done.returncode, done.stdout) == (0, "6\n6\n6\n"), done.stderr
+
+    def test_torchrun_ends_although_a_host_hangs(self, program: Path) -> None:
+        done = torchrun(program, FAULT="hang")
+        assert (done.returncode, done.stdout) == (0, "6\n3\n3\n"), done.stderr
+
+    def test_a_driver_that_forgets_a_hung_host_ends_all_the_same(self, program: Path) -> None:
+        """A thread that waits in gloo for an answer would abort it."""
+        processes = by_hand(program, 0, 1, 2, FAULT="hang", FORGET="1")
+        assert processes[0].communicate(timeout=100) == ("6\n3\n3\n", "")
+        assert processes[1].communicate(timeout=100) == ("", "")
+        assert "does not end: exit code 0" in processes[2].communicate(timeout=100)[1]
+        assert [process.returncode for process in processes] == [0, 0, 0]
+
+    def test_the_others_go_on_when_a_rank_dies(self, program: Path) -> None:
+        driver, first, second = by_hand(program, 0, 1, 2, FAULT="kill")
+        assert driver.communicate(timeout=100) == ("6\n3\n3\n", "")
+        assert first.communicate(timeout=100) == ("", "")
+        assert second.communicate(timeout=100) == ("", "")
+        assert [p.returncode for p in (driver, first, second)] == [0, 0, 1]
+
+    def test_a_rank_that_exits_says_so(self, program: Path) -> None:
+        processes = by_hand(program, 0, 1, 2, FAULT="exit")
+        out, err = zip(*(p.communicate(timeout=100) for p in processes), strict=True)
+        assert (out, err) == (("6\n3\n3\n", "", ""), ("", "", ""))
+        assert [p.returncode for p in processes] == [0, 0, 1]
+
+    def test_ranks_end_with_their_driver(self, program: Path) -> None:
+        driver, first, second = by_hand(program, 0, 1, 2, LEAVE="1")
+        assert driver.communicate(timeout=100) == ("6\n", "")
+        assert driver.returncode == 7
+        for host in (first, second):
+            _, err = host.communicate(timeout=100)
+            assert host.returncode == 1
+            said = (
+                "workers.transport.HostError: serve: the driver is gone: the connection to rank 0"
+            )
+            assert err.splitlines()[-1].startswith(said)
+
+    def test_a_rank_that_never_comes_is_named(self, program: Path) -> None:
+        processes = by_hand(program, 0, 2, PATIENCE="20")
+        said = [process.communicate(timeout=100)[1].splitlines()[-1] for process in processes]
+        kind = "workers.transport.HostError: "
+        assert said[0] == f"{kind}rank 1 (host 0) did not come within 20 s"
+        assert said[1].startswith(f"{kind}rank 2 ")
+
+    def test_rounds_may_be_further_apart_than_a_default_groups_timeout(self, program: Path) -> None:
+        """Gloo closes all connections of a process where one wait takes longer than it may."""
+        done = torchrun(program, IDLE="3")
+        assert (done.returncode, done.stdout) == (0, "6\n6\n6\n"), done.stderr
+
+    def test_without_a_launcher_it_is_said(self, program: Path) -> None:
+        done = subprocess.run(
+            [sys.executable, str(program)],
+            env={k: v for k, v in environment().items() if k not in ("RANK", "WORLD_SIZE")},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert "RANK, WORLD_SIZE, MASTER_PORT and MASTER_ADDR must be in the" in done.stderr
+
+
+def run(program: str, path: Path) -> subprocess.CompletedProcess[str]:
+    path.write_text(program)
+    return subprocess.run(
+        [sys.executable, str(path)],
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+    )
+
+
+_FORGOTTEN = """
+from host_faults import FaultySpec
+from host_samples import mlp, parameters, spec
+from workers import LocalRanks
+
+if __name__ == "__main__":
+    specs = list(spec().split(2))
+    specs[1] = FaultySpec.of(specs[1], {1: "hang"})
+    transport = LocalRanks(specs)
+    print(len(transport.collect(0, parameters(mlp)).updates))
+    transport.deadline = 1.0
+    print(len(transport.collect(1, parameters(mlp)).updates))
+"""
+
+
+def test_a_transport_that_is_not_closed_keeps_no_process(tmp_path: Path) -> None:
+    done = run(_FORGOTTEN, tmp_path / "forgotten.py")
+    assert (done.returncode, done.stdout) == (0, "6\n3\n")
+    # The hung process ends itself, unless this one has ended it before.
+    hung = "nobody waits for this host any more, and it does not end: exit code 0\n"
+    assert done.stderr in ("", hung)
+
+
+def test_a_script_that_starts_processes_when_it_is_imported_is_an_error(tmp_path: Path) -> None:
+    program = (
+        "from host_samples import spec\nfrom workers import LocalRanks\nLocalRanks([spec()])\n"
+    )
+    done = run(program, tmp_path / "unguarded.py")
+    found = "host 0 on rank 1 did not start: its process ended with exit code 1"
+    assert done.stderr.splitlines()[-1] == f"workers.transport.HostError: LocalRanks: {found}"
+    assert "if __name__ == '__main__':" in done.stderr
