@@ -75,7 +75,7 @@ class BitFlip(Study):
                 columns=2,
                 steps=3,
                 seeds=2,
-                validation_words=140,
+                validation_words=128,
                 turns=2,
             )
         if name == "default":

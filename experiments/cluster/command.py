@@ -10,9 +10,11 @@ from typing import Annotated, Any
 import torch
 import torch.distributed as dist
 from cyclopts import App, Parameter
+from torch.distributed.rendezvous import rendezvous
 
 from experiments.cluster.setting import Setting
 from robust_agg.distributed import RankError
+from robust_agg.torch_compat import PrefixStore
 
 
 def launched(train: Callable[[Setting], Any]) -> None:
@@ -43,7 +45,12 @@ def join() -> None:
     own = int(os.environ["LOCAL_WORLD_SIZE"]) <= torch.cuda.device_count()
     if own:
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-    dist.init_process_group("nccl" if own else "gloo")
+    store, rank, size = next(rendezvous("env://"))
+    # torchrun restarts ranks with the store they had, in which they would find the addresses of
+    # those that are gone.
+    attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    store = PrefixStore(f"attempt {attempt}", store)
+    dist.init_process_group("nccl" if own else "gloo", store=store, rank=rank, world_size=size)
 
 
 def own_device() -> torch.device:
