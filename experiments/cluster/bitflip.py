@@ -69,8 +69,8 @@ class BitFlip(Study):
             return cls(
                 decides=False,
                 rates=(1e-2,),
-                defences=("mean", "clip", "CoordinateWiseMedian"),
-                with_adamw=("mean",),
+                defences=("mean", "CoordinateWiseMedian"),
+                with_adamw=(),
                 words=200,
                 columns=2,
                 steps=3,

@@ -7,7 +7,9 @@ import os
 import signal
 import sys
 import tempfile
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from multiprocessing.connection import Connection, wait
 from typing import Any, NamedTuple
 
@@ -44,14 +46,16 @@ def on_ranks(
     processes = []
     with tempfile.TemporaryDirectory() as folder:
         try:
-            for rank in range(count):
-                ours, theirs = _context.Pipe()
-                world = _World(rank, count, f"file://{folder}/met", dict(os.environ))
-                arguments_ = (theirs, world, function, arguments)
-                processes.append(_context.Process(target=_rank, args=arguments_, daemon=True))
-                processes[-1].start()
-                theirs.close()  # or nobody would be told that the process died
-                pipes.append(ours)
+            with _undisturbed():
+                for rank in range(count):
+                    ours, theirs = _context.Pipe()
+                    world = _World(rank, count, f"file://{folder}/met", dict(os.environ))
+                    given = (theirs, world, function, arguments)
+                    process = _context.Process(target=_rank, args=given, daemon=True)
+                    process.start()
+                    processes.append(process)
+                    theirs.close()  # or nobody would be told that the process died
+                    pipes.append(ours)
             answers: dict[int, Any] = {}
             while len(answers) < count:
                 for pipe in wait([p for p in pipes if pipes.index(p) not in answers], timeout=0.5):
@@ -67,6 +71,22 @@ def on_ranks(
                 process.join()
             for pipe in pipes:
                 pipe.close()
+
+
+@contextmanager
+def _undisturbed() -> Iterator[None]:
+    """Ctrl-C waits: a process that is half started could not be ended."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    asked: list[int] = []
+    handler = signal.signal(signal.SIGINT, lambda number, _: asked.append(number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, handler)
+    if asked:
+        raise KeyboardInterrupt
 
 
 class _World(NamedTuple):

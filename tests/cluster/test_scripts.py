@@ -51,6 +51,14 @@ def test_a_mean_does_not_withstand_it(script: str, clean: list[Any], tmp_path: P
     assert spoilt is None or spoilt > 1.1 * clean[-1][1]
 
 
+@pytest.mark.parametrize("script", ["ddp", "fsdp"])
+def test_clipping_and_adamw_learn(script: str, tmp_path: Path) -> None:
+    changes: dict[str, Any] = {"defence": "clip", "optimizer": "adamw", "lr": 0.01}
+    found, suspects = losses(tmp_path, script, **changes)
+    assert found[-1][1] < found[0][1] - 0.5
+    assert suspects == []
+
+
 def test_a_job_goes_on_after_a_rank_was_killed(tmp_path: Path) -> None:
     """VClip has memory: the hook's state is in the checkpoint too."""
     stateful: dict[str, Any] = {"defence": "VClip", "steps": 120, "checkpoint_every": 20}
