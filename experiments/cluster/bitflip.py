@@ -186,7 +186,8 @@ class BitFlip(Study):
             f"± is the 95 % interval of the mean difference by seed (t, {self.seeds} seeds), which "
             "decides a verdict, if anything",
             "flagged: the share of the last 100 steps in which a rank's row was rejected or lay "
-            "further from the result than three times the median distance",
+            "further from the result than three times the median distance; a rank is reported, and "
+            f"its share counted, from {setting.share:.0%}",
         ]
 
 
