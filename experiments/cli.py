@@ -15,6 +15,8 @@ from rich.console import Console
 
 from experiments import catalogue, figure, report, run_folder, runs
 from experiments.bench.catalogue import BENCHES, BenchName
+from experiments.cluster.catalogue import STUDIES as CLUSTER
+from experiments.cluster.catalogue import ClusterName
 from experiments.config import ConfigError, RunConfig
 from experiments.paper.catalogue import STUDIES as FIGURES
 from experiments.paper.catalogue import FigureName
@@ -141,6 +143,33 @@ def bench(
         Where tensors are: auto (CUDA where there is one), cpu, cuda, cuda:1, ...
     """
     return _study(BENCHES[what], ["robust-agg", "bench", what], preset, out, device)
+
+
+@app.command
+def cluster(
+    what: ClusterName,
+    *,
+    preset: Preset = "default",
+    out: Path | None = None,
+    device: str = "auto",
+) -> int:
+    """Train on several ranks of this machine, some of them bad, with and without a robust rule.
+
+    Leaves tables, a figure, the numbers and a page in a folder. Called again after Ctrl-C, or a
+    crash, it does what is left.
+
+    Parameters
+    ----------
+    what
+        The study.
+    preset
+        smoke takes seconds, default minutes on two cores.
+    out
+        The study's folder; runs/cluster/WHAT-PRESET if not given.
+    device
+        Where the ranks compute: auto or cpu.
+    """
+    return _study(CLUSTER[what], ["robust-agg", "cluster", what], preset, out, device)
 
 
 def _study(

@@ -1,4 +1,4 @@
-"""Every code block of the README runs."""
+"""Every code block of the README, and of the guide to clusters, runs."""
 
 from __future__ import annotations
 
@@ -10,15 +10,25 @@ from itertools import count
 from pathlib import Path
 
 import pytest
+from made_up_text import write_ptb
 
 ROOT = Path(__file__).parent.parent
-BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```$", (ROOT / "README.md").read_text(), re.M | re.S)
+
+
+def blocks(page: str) -> list[tuple[str, str]]:
+    """Languages and contents."""
+    return re.findall(r"^```(\w+)\n(.*?)^```$", (ROOT / page).read_text(), re.M | re.S)
+
+
+BLOCKS = blocks("README.md")
+GUIDE = blocks("experiments/cluster/README.md")
 # `make` builds its own environment and would start these tests again: its lines run small.
 SMALL = {
     "make run": "--rounds 2 --evaluate-every 1 --hosts 1 --out {folder}/runs",
     "make test": "--collect-only -q",
     "make benchmark": "--preset smoke --out {folder}/bench",
 }
+TRAINING = "--words 200 --columns 4 --length 10 --steps 4 --validation-words 128"
 
 
 def test_blocks_are_found_and_of_known_languages() -> None:
@@ -48,16 +58,41 @@ def test_shell_block_runs(source: str, tmp_path: Path) -> None:
         arguments = SMALL[command].format(folder=next(folders))
         return f"make -C {ROOT} {command[5:]} ARGS='{arguments}'"
 
-    source = re.sub(rf"^({'|'.join(SMALL)})\b", small, source, flags=re.M)
-    folder = str(Path(sys.executable).parent)
+    said = shell(re.sub(rf"^({'|'.join(SMALL)})\b", small, source, flags=re.M), tmp_path)
+    if "make run" in source or "robust-agg run" in source:
+        assert "Byzantine weight" in said
+
+
+@pytest.mark.parametrize("source", [s for language, s in GUIDE if language == "bash"])
+def test_the_guides_commands_run(source: str, tmp_path: Path) -> None:
+    assert "validation loss" in shell(source, tmp_path).lower()
+
+
+def test_the_guides_python_is_a_script_of_four_ranks(tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text("\n".join(source for language, source in GUIDE if language == "python"))
+    said = shell(
+        f"python -m torch.distributed.run --standalone --nproc-per-node 4 {script}", tmp_path
+    )
+    assert re.search(r"rank 3 \(.+\): flagged in 10 of the last 10 steps", said)
+
+
+def shell(source: str, folder: Path) -> str:
+    """What commands print in a folder; trainings on ranks are small, and read a small text."""
+    source = re.sub(r"experiments\.cluster\.(ddp|fsdp|on_ray \w+)", rf"\g<0> {TRAINING}", source)
+    source = re.sub(r"robust-agg cluster \w+", r"\g<0> --preset smoke", source)
+    own = {}
+    if "cluster" in source:
+        write_ptb(folder)
+        own = {"ROBUST_AGG_DATA": str(folder), "PYTHONPATH": str(ROOT)}
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     done = subprocess.run(
         ["bash", "-euo", "pipefail", "-c", source],
-        cwd=tmp_path,
-        env={**os.environ, "PATH": f"{folder}{os.pathsep}{os.environ['PATH']}"},
+        cwd=folder,
+        env={**os.environ, **own, "PATH": path},
         capture_output=True,
         text=True,
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    if "make run" in source or "robust-agg run" in source:
-        assert "Byzantine weight" in done.stdout
+    return done.stdout

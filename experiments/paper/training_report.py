@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from math import inf
-from statistics import mean, stdev
+from statistics import mean
 from typing import TYPE_CHECKING, Any
-
-from scipy.stats import t as student_t
 
 from experiments.paper.style import STYLES
 from experiments.studies.canvas import new_figure
+from experiments.studies.paired import below, difference
 from experiments.studies.study import Claim, Row
 
 if TYPE_CHECKING:
@@ -111,23 +109,23 @@ def claims(
 
 
 def _as_well(losses: Mapping[str, list[float]], method: str) -> Claim:
-    gap, error = _difference(losses[method], losses["momentum"])
+    gap, error = difference(losses[method], losses["momentum"])
     return Claim(
         statement=f"Clean: {method} trains as well as momentum (to {MARGIN} nats)",
         source="eq. 17",
         measured=f"{_against_momentum(losses, method)}: difference {gap:+.3f} ± {error:.3f}",
-        holds=_below(gap - MARGIN, error),
+        holds=below(gap - MARGIN, error),
     )
 
 
 def _better(losses: Mapping[str, list[float]], method: str, corruption: str, guess: float) -> Claim:
-    gap, error = _difference(losses[method], losses["momentum"])
+    gap, error = difference(losses[method], losses["momentum"])
     return Claim(
         statement=f"With {corruption}: {method} trains better than momentum, and than a guess",
         source="robust-agg",
         measured=f"{_against_momentum(losses, method)}: difference {gap:+.3f} ± {error:.3f}; "
         f"uniform guess {guess:.3f}",
-        holds=False if mean(losses[method]) >= guess else _below(gap, error),
+        holds=False if mean(losses[method]) >= guess else below(gap, error),
     )
 
 
@@ -135,32 +133,16 @@ def _best(losses: Mapping[str, list[float]], corruption: str) -> Claim:
     ranking = sorted(losses, key=lambda method: mean(losses[method]))
     ours = next(method for method in ranking if method in MEDIANS)
     other = next(method for method in ranking if method not in MEDIANS)
-    gap, error = _difference(losses[ours], losses[other])
+    gap, error = difference(losses[ours], losses[other])
     where = "Clean" if corruption == "none" else f"With {corruption}"
     return Claim(
         statement=f"{where}: an online median is the best of all methods",
         source="robust-agg",
         measured=f"{ours} against {other}: difference {gap:+.3f} ± {error:.3f}; "
         + ", ".join(f"{method} {mean(losses[method]):.3f}" for method in ranking),
-        holds=_below(gap, error),
+        holds=below(gap, error),
     )
 
 
 def _against_momentum(losses: Mapping[str, list[float]], method: str) -> str:
     return f"{method} {mean(losses[method]):.3f}, momentum {mean(losses['momentum']):.3f}"
-
-
-def _difference(ours: Sequence[float], theirs: Sequence[float]) -> tuple[float, float]:
-    """The mean difference by seed, and half the length of its 95 % confidence interval."""
-    gaps = [a - b for a, b in zip(ours, theirs, strict=True)]
-    if len(gaps) < 2:
-        return mean(gaps), inf
-    quantile = float(student_t.ppf(0.975, len(gaps) - 1))
-    return mean(gaps), quantile * stdev(gaps) / len(gaps) ** 0.5
-
-
-def _below(gap: float, error: float) -> bool | None:
-    """Whether a difference is below 0; None if the interval has both."""
-    if gap + error < 0:
-        return True
-    return False if gap - error > 0 else None

@@ -34,7 +34,9 @@ class RollCall:
     """
 
     def __init__(self, name: str, rank: int, size: int, device: str) -> None:
-        self._store = store_of_the_world(f"robust_agg/{name}")
+        # Ranks that torchrun starts again may find the store they had, with marks that are history.
+        attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+        self._store = store_of_the_world(f"robust_agg/{attempt}/{name}")
         self._rank, self._size = rank, size
         self._asking: threading.Thread | None = None
         self._store.set(f"host/{rank}", f"{socket.gethostname()}, pid {os.getpid()}, {device}")
