@@ -81,10 +81,10 @@ def shell(source: str, folder: Path) -> str:
     """What commands print in a folder; trainings on ranks are small, and read a small text."""
     source = re.sub(r"experiments\.cluster\.(ddp|fsdp|on_ray \w+)", rf"\g<0> {TRAINING}", source)
     source = re.sub(r"robust-agg cluster \w+", r"\g<0> --preset smoke", source)
-    own = {}
+    own = {"PYTHONPATH": str(ROOT)}
     if "cluster" in source:
         write_ptb(folder)
-        own = {"ROBUST_AGG_DATA": str(folder), "PYTHONPATH": str(ROOT)}
+        own["ROBUST_AGG_DATA"] = str(folder)
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     done = subprocess.run(
         ["bash", "-euo", "pipefail", "-c", source],

@@ -13,6 +13,9 @@ from cyclopts import App, Parameter
 from torch.distributed.rendezvous import rendezvous
 
 from experiments.cluster.setting import Setting
+from experiments.config import ConfigError
+from experiments.data import DataError
+from robust_agg import ConstraintError
 from robust_agg.distributed import RankError
 from robust_agg.distributed.torch_compat import PrefixStore
 
@@ -32,9 +35,10 @@ def launched(train: Callable[[Setting], Any]) -> None:
         setting.out.mkdir(parents=True, exist_ok=True)
         try:
             train(setting)
-        except RankError as error:
+        except (RankError, ConfigError, DataError, ConstraintError) as error:
             print(error, file=sys.stderr, flush=True)
-            os._exit(1)  # what is left of the process group would wait for the rank that is gone
+            # What is left of the process group would wait for the rank that is gone.
+            os._exit(1 if isinstance(error, RankError) else 2)
         dist.destroy_process_group()
 
     app()

@@ -51,12 +51,15 @@ def train(setting: Setting) -> Outcome:
     first = 0
     if (setting.out / CHECKPOINT).exists():
         saved = load_checkpoint(setting.out / CHECKPOINT)
+        setting.check_continues(saved["setting"])
         model.module.load_state_dict(saved["model"])
         optimizer.load_state_dict(saved["optimizer"])
         if hook is not None:
             hook[0].load_state_dict(saved["hook"], model)
         first = saved["step"]
         outcome.load(saved["losses"])
+    if hook is not None and rank == 0:
+        ledger.truncate(first)  # the steps after the checkpoint are done again
 
     for step in range(first, setting.steps):
         if rank == 0 and step % setting.evaluate_every == 0:
@@ -74,6 +77,7 @@ def train(setting: Setting) -> Outcome:
             evidence.update()
         if (step + 1) % setting.checkpoint_every == 0:
             tree = {
+                "setting": setting.kept,
                 "step": step + 1,
                 "losses": outcome.losses,
                 "model": model.module.state_dict(),

@@ -2,7 +2,8 @@
 
     python -m torch.distributed.run --nproc-per-node 4 -m experiments.cluster.fsdp --bad 3
 
-As ``ddp``, with ``fully_shard``: what makes it robust is the line with ``RobustFSDP``.
+As ``ddp``, with ``fully_shard`` and without checkpoints: what makes it robust is the line with
+``RobustFSDP``.
 """
 
 from __future__ import annotations

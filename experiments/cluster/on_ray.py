@@ -3,8 +3,8 @@
     python -m experiments.cluster.on_ray ddp --ranks 4 --max-restarts 1 --bad 3
 
 The script is the one that torchrun runs. When a rank is lost all are started again, up to
-``--max-restarts`` times, and go on from the last checkpoint; ``--out`` is a folder that all
-machines share.
+``--max-restarts`` times, and ``ddp`` goes on from its last checkpoint; ``--out`` is a folder that
+all machines share.
 """
 
 from __future__ import annotations

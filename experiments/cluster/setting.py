@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -51,7 +51,7 @@ class Setting:
     evaluate_every: int = 10
     """Steps between two losses."""
     checkpoint_every: int = 20
-    """Steps between two checkpoints."""
+    """Steps between two checkpoints, of ddp."""
     share: float = 0.05
     """A rank is reported that stands out in so large a share of the last 100 steps."""
     timeout: float = 60.0
@@ -77,6 +77,20 @@ class Setting:
         if not 0 <= self.flips < 1:
             raise ConfigError(f"flips must be in [0, 1), found {self.flips}")
         self.rule()
+
+    @property
+    def kept(self) -> dict[str, str]:
+        """What a training that goes on must have as before: all but its length and its folder."""
+        free = ("steps", "out", "evaluate_every", "checkpoint_every", "timeout", "share")
+        return {name: repr(value) for name, value in vars(self).items() if name not in free}
+
+    def check_continues(self, kept: Mapping[str, str]) -> None:
+        """Raise :class:`ConfigError` unless this goes on with a training that kept these."""
+        for name, value in self.kept.items():
+            if kept.get(name) != value:
+                raise ConfigError(
+                    f"out: {self.out} holds a training with {name}={kept.get(name)}, found {value}"
+                )
 
     def rule(self) -> Aggregator | Estimator | None:
         """The rule that is the defence; None of a plain one."""

@@ -15,9 +15,11 @@ from typing import Any
 import pytest
 from cluster_samples import RANKS, SMALL, losses, options, ranks_of, torchrun, until
 
+from experiments.cluster.local import LocalError
 from experiments.cluster.setting import Setting
 from experiments.config import ConfigError
 from experiments.data import DATA_VARIABLE
+from robust_agg import Ledger
 
 FAULT: dict[str, Any] = {"bad": (1,), "flips": 0.01}
 
@@ -81,8 +83,19 @@ def test_a_job_goes_on_after_a_rank_was_killed(tmp_path: Path) -> None:
     assert found == [pytest.approx(undisturbed[-1][1], abs=1e-4)]
     # It did not begin anew.
     assert said.count("step 0:") == 1
+    ledger = Ledger(out / "ledger.jsonl")
+    assert [line["round"] for line in ledger] == list(range(120))
     # Host, process and device of the bad rank.
     assert re.search(r"rank 1 \(.+, pid \d+, cpu\): flagged in \d+ of the last 100 steps", said)
+
+
+def test_a_folder_is_one_trainings(tmp_path: Path) -> None:
+    found = losses(tmp_path, checkpoint_every=24)[0]
+    longer = losses(tmp_path, checkpoint_every=24, steps=32)[0]
+    assert longer[: len(found)] == found
+    assert [step for step, _ in longer] == [0, 8, 16, 24, 32]
+    with pytest.raises(LocalError, match=r"holds a training with lr=0\.1, found 0\.2"):
+        losses(tmp_path, lr=0.2)
 
 
 def test_a_rank_that_stalls_ends_the_others_with_one_line(tmp_path: Path) -> None:
@@ -101,7 +114,7 @@ def test_a_rank_that_stalls_ends_the_others_with_one_line(tmp_path: Path) -> Non
         for rank in range(RANKS)
     ]  # fmt: skip
     try:
-        until((tmp_path / "losses.json").exists)
+        until((tmp_path / "ledger.jsonl").exists)  # all have made a step
         ranks[2].send_signal(signal.SIGSTOP)
         for rank in ranks[:2]:
             _, error = rank.communicate(timeout=60)
