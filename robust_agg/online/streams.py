@@ -14,6 +14,7 @@ from robust_agg.kernels import blocks, llvm, team, vectors
 from robust_agg.kernels.llvm import Function
 from robust_agg.kernels.vectors import Lanes
 from robust_agg.span import too_far
+from robust_agg.torch_compat import in_memory
 from robust_agg.types import State
 
 Generators: TypeAlias = Callable[[int], torch.Generator]
@@ -74,7 +75,8 @@ def approach(
 ) -> list[Tensor | None]:
     """``p_i + s (x_i - p_i)`` for k rows and a point for each, reading both once.
 
-    As ``torch.lerp`` rounds it. None for a row or a point whose largest entries do not show that
+    As ``torch.lerp`` forms it, and to the last bit where that multiplies and adds in one operation.
+    None for a row or a point whose largest entries do not show that
     their distance can be measured, and for all where the rows are few, or not such as are compiled:
     those have to be worked through one by one.
 
@@ -91,8 +93,10 @@ def approach(
     lanes = vectors.host_lanes(rows.dtype)
     assert lanes is not None, "kernels can be compiled"
     moved = [torch.empty_like(point) for point in points]
-    near = share < 0.5
-    weight = torch.tensor(share, dtype=rows.dtype, device="cpu") - (0 if near else 1)
+    weight = torch.tensor(share, dtype=rows.dtype, device="cpu")
+    near = bool(weight < 0.5)  # as it is rounded, which may be to 0.5
+    if not near:
+        weight -= 1
     # As many ranges as make the shortest one longer than a vector.
     count = max(1, d // blocks.TASK_NUMBERS)
     bounds = [d * part // count for part in range(count + 1)]
@@ -126,13 +130,11 @@ def _takes(rows: Tensor, points: Sequence[Tensor], out: Tensor) -> bool:
         and d * rows.element_size() >= 64  # a vector's bytes, at most
         and out.shape == rows.shape
         and all(point.shape == (d,) for point in points)
-        # A subclass (FakeTensor) need not have its numbers in memory at its address.
         and all(
-            type(tensor) is Tensor
+            in_memory(tensor)
             and tensor.is_cpu
             and tensor.dtype == rows.dtype
             and tensor.stride(-1) == 1
-            and not tensor.is_neg()
             for tensor in (rows, out, *points)
         )
         and llvm.available()
