@@ -9,6 +9,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from robust_agg.torch_compat import in_memory
+
 
 class Knowledge(enum.Flag):
     """What an attack may read besides the shape of the round; combine with ``|``.
@@ -159,11 +161,10 @@ def _together(rows: Sequence[Tensor]) -> Tensor:
     begin = first.storage_offset()
     step = rows[1].storage_offset() - begin if len(rows) > 1 else first.numel()
     one_block = step >= 0 and all(
-        type(row) is Tensor
+        in_memory(row)
         and row.untyped_storage().data_ptr() == first.untyped_storage().data_ptr()
         and row.storage_offset() == begin + place * step
         and row.stride() == (1,)
-        and not row.is_neg()
         for place, row in enumerate(rows)
     )
     return (

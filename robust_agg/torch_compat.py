@@ -45,6 +45,15 @@ def fused_step_(
     )
 
 
+def in_memory(tensor: Tensor) -> bool:
+    """Whether a tensor's numbers are what lies at its address: machine code may read them there.
+
+    Not those of a subclass (FakeTensor), of a view that negates on reading, or of the zeros of an
+    undefined gradient, which have no memory at all.
+    """
+    return type(tensor) is Tensor and not (tensor.is_neg() or tensor._is_zerotensor())
+
+
 def version(tensor: Tensor) -> int:
     """How often a tensor was written to."""
     return tensor._version

@@ -114,7 +114,7 @@ class Gradients:
         self, weights: Tensor, inputs: Tensor, targets: Tensor, seeds: Iterable[int]
     ) -> Tensor:
         rows = weights.new_empty(len(inputs), self.dim)
-        for i, seed in enumerate(seeds):
+        for i, seed in zip(range(len(inputs)), seeds, strict=True):
             parameters = {
                 name: view.detach().requires_grad_()
                 for name, view in self._unflatten(

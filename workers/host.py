@@ -184,7 +184,9 @@ class Host:
                 block, new = self._estimate(self.spec.estimator, ids, round, block)
                 states.update(zip(ids, new, strict=True))
             rows.update(zip(ids, block, strict=True))
-        self._states |= states  # all or none: a round that fails leaves them
+        # All or none, though old and new live side by side until here: a round that fails may be
+        # asked for again, and then no worker's memory may hold a row that nobody has received.
+        self._states |= states
         return [Update(sender=i, round=round, row=rows[i]) for i in asked]
 
     def reply(self, round: int, parameters: Tensor, active: Collection[int] | None = None) -> bytes:

@@ -1,4 +1,4 @@
-"""Hosts in this process, a thread each: no cluster, the same rows."""
+"""Hosts in this process: no cluster, the same rows."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import queue
 import threading
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any, TypeAlias
 
 import torch
@@ -25,7 +25,7 @@ _Answers: TypeAlias = "queue.SimpleQueue[tuple[int, Any]]"
 
 
 class InlineHosts(HostPool):
-    """Hosts in daemon threads of this process.
+    """Hosts in this process: several, or one with a deadline, in daemon threads of their own.
 
     A thread each, because a host that hangs must cost no other host its round; threads, because a
     deadline cannot interrupt the caller's own. Torch uses ``spec.threads`` threads within a host,
@@ -34,7 +34,10 @@ class InlineHosts(HostPool):
 
     A single host without a deadline works in the caller's thread, which would only wait: the
     threads that torch keeps for the caller then do the host's work as well, where a second set of
-    them would contend with the first for the processors.
+    them would contend with the first for the processors. What ends a thread (``KeyboardInterrupt``,
+    ``SystemExit``) ends the round there and is raised to the caller, whose signal handlers it may
+    come from; the host keeps the states it had. An ``Exception`` is a failure of the host, also one
+    that a signal handler raises while the host works.
 
     Args:
         specs: one per host, built here and now.
@@ -92,12 +95,7 @@ class InlineHosts(HostPool):
             self._calls[host].put((method, args))
             return
         with _as_in_a_thread_of_its_own(self._only.spec):
-            try:
-                answer = _answer(host, self._only, method, args)
-            except BaseException as error:
-                if isinstance(error, KeyboardInterrupt):
-                    raise  # it is the caller who is interrupted
-                answer = Failure(summary(error), gone=True)
+            answer = _answer(host, self._only, method, args)
         self._answers.put((host, answer))
 
     def _next(self, timeout: float | None) -> tuple[int, Any | Failure] | None:
@@ -166,8 +164,12 @@ def _answer(index: int, host: Host, method: str, args: tuple[Any, ...]) -> Any |
 def _as_in_a_thread_of_its_own(spec: HostSpec) -> Iterator[None]:
     """Torch's settings of the calling thread as the host's thread has them."""
     callers = torch.get_num_threads()
-    own_precision = torch.autocast(torch.device(spec.device).type, enabled=False)
-    with torch.inference_mode(False), torch.enable_grad(), own_precision:
+    with ExitStack() as settings:
+        settings.enter_context(torch.inference_mode(False))
+        settings.enter_context(torch.enable_grad())
+        for kind in sorted({"cpu", torch.device(spec.device).type}):
+            if torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind):
+                settings.enter_context(torch.autocast(kind, enabled=False))
         torch.set_num_threads(spec.threads)
         try:
             yield

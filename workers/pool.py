@@ -75,7 +75,7 @@ class HostPool(Transport):
 
     @abstractmethod
     def _submit(self, host: int, method: str, *args: Any) -> None:
-        """Call ``method`` of the host, without waiting."""
+        """Call ``method`` of the host, whose answer is then for :meth:`_next`."""
 
     @abstractmethod
     def _next(self, timeout: float | None) -> tuple[int, Any | Failure] | None:

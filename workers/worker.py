@@ -123,9 +123,9 @@ def batches(
         chosen = worker._chosen(size, seed, round, step)
         for data, block in zip((worker.shard.inputs, worker.shard.targets), stacked, strict=True):
             if chosen is None:
-                block[place] = data
+                block[place] = data.detach()
             else:
-                torch.index_select(data, 0, chosen, out=block[place])
+                torch.index_select(data.detach(), 0, chosen, out=block[place])
     inputs, targets = stacked
     return inputs, targets
 

@@ -81,7 +81,7 @@ class Aggregators(ModelStudy):
         rows, f = _rows(case, self.device), case.n // 4
         exact = None
         if rows.numel() <= MEASURABLE:
-            exact = plain.TORCH[rule](rows.double(), f)
+            exact = plain.EXACT[rule](rows.double(), f)
         common: dict[str, Any] = {
             "rule": rule,
             "n": case.n,

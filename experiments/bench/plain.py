@@ -1,11 +1,12 @@
 """The rules as one writes them in torch or numpy: a definition each, every step a pass over memory.
 
-In float64 they are what errors are measured against.
+In float64, iterated to more digits, they are what errors are measured against.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from itertools import islice, pairwise
 
 import numpy as np
@@ -13,8 +14,16 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from robust_agg import GeometricMedian
+
 Floats = NDArray[np.floating]
 STEPS = 1000
+
+TOLERANCE = GeometricMedian().tolerance
+"""Of iterations in float64 that are timed: this library's own."""
+
+EXACT_TOLERANCE = 1e-14
+"""Of those that errors are measured against."""
 
 
 def median(rows: Tensor, f: int) -> Tensor:
@@ -45,8 +54,8 @@ def _nearest(rows: Tensor, centre: Tensor, f: int) -> Tensor:
     return rows.gather(0, kept).mean(dim=0)
 
 
-def geometric_median(rows: Tensor, f: int) -> Tensor:
-    return _converged(_weiszfeld(rows, rows.mean(dim=0)))
+def geometric_median(rows: Tensor, f: int, tolerance: float = TOLERANCE) -> Tensor:
+    return _converged(_weiszfeld(rows, rows.mean(dim=0)), tolerance)
 
 
 def _weiszfeld(rows: Tensor, y: Tensor, pull: float = 0.0) -> Iterator[Tensor]:
@@ -62,8 +71,10 @@ def _weiszfeld(rows: Tensor, y: Tensor, pull: float = 0.0) -> Iterator[Tensor]:
         y = ((inverse / len(rows) / total).to(rows.dtype) @ rows) + start * float(pull / total)
 
 
-def _converged(steps: Iterator[Tensor]) -> Tensor:
-    tolerance = 1e-14 if (first := next(steps)).dtype is torch.float64 else 1e-6
+def _converged(steps: Iterator[Tensor], tolerance: float) -> Tensor:
+    """The first of the steps that is as near to the one before, relatively; 1e-6 in float32."""
+    if (first := next(steps)).dtype is not torch.float64:
+        tolerance = 1e-6
     for before, after in islice(pairwise(_prepended(first, steps)), STEPS):
         if float((after - before).norm()) <= tolerance * float(after.norm()):
             break
@@ -135,8 +146,9 @@ def clipped_step_from_zero(rows: Tensor, f: int) -> Tensor:
     return _clipped_step(rows, torch.zeros_like(rows[0]), clipping_radius(rows))
 
 
-def pulled_geometric_median(rows: Tensor, f: int) -> Tensor:
-    return _converged(_weiszfeld(rows, torch.zeros_like(rows[0]), 1 / clipping_radius(rows)))
+def pulled_geometric_median(rows: Tensor, f: int, tolerance: float = TOLERANCE) -> Tensor:
+    pull = 1 / clipping_radius(rows)
+    return _converged(_weiszfeld(rows, torch.zeros_like(rows[0]), pull), tolerance)
 
 
 ENTRY = 0.5
@@ -201,3 +213,10 @@ TORCH: Mapping[str, Callable[[Tensor, int], Tensor]] = {
     "VClip": clipped_step_from_zero,
     "L2 batch": pulled_geometric_median,
 }
+
+EXACT: Mapping[str, Callable[[Tensor, int], Tensor]] = {
+    **TORCH,
+    "GeometricMedian": partial(geometric_median, tolerance=EXACT_TOLERANCE),
+    "L2 batch": partial(pulled_geometric_median, tolerance=EXACT_TOLERANCE),
+}
+"""In float64, what errors are measured against."""

@@ -161,7 +161,7 @@ def combine(
         _check_device("combine", "base", base, rows)
         base = _values(base)
     path = _path(rows, weights, base)
-    return path.combine(_values(rows), weights.detach(), base, dtype=dtype)
+    return path.combine(_values(rows), _values(weights), base, dtype=dtype)
 
 
 def mean(rows: Tensor) -> tuple[Tensor, float]:
@@ -188,7 +188,7 @@ def mix(rows: Tensor, coefficients: Tensor) -> Tensor:
     """
     _check_rows("mix", rows)
     _check_coefficients("mix", coefficients, rows)
-    return _path(rows, coefficients).mix(_values(rows), coefficients.detach())
+    return _path(rows, coefficients).mix(_values(rows), _values(coefficients))
 
 
 def mixed_order_mean(
@@ -213,7 +213,7 @@ def mixed_order_mean(
         )
     wanted = OrderMean(start, stop, far)
     path = _path(rows, coefficients)
-    return path.mixed_order_mean(_values(rows), coefficients.detach(), wanted)
+    return path.mixed_order_mean(_values(rows), _values(coefficients), wanted)
 
 
 def is_finite(tensor: Tensor) -> bool:

@@ -55,7 +55,7 @@ def contiguous(rows: Tensor, unit: int) -> Iterator[tuple[int, Tensor]]:
 
 @dataclass(frozen=True)
 class Tasks:
-    """`width` columns in ranges of `each`, the last one perhaps shorter."""
+    """`width` columns, at least 1, in ranges of `each`, the last one perhaps shorter."""
 
     width: int
     each: int

@@ -174,6 +174,33 @@ def _added(
     return total, largest
 
 
+def approach(lanes: Lanes, near: bool) -> Function:
+    """``moved = out = base + weight (row - point)``, the base being the point, or else the row.
+
+    Of at least a vector of columns. `largest` are two int64, for the row and for the point, as
+    `mean` has one.
+    """
+    names = ("row", "point", "moved", "out", "weight", "largest")
+    f = Function("approach", {**dict.fromkeys(names, "ptr"), "width": "i64"})
+    weight = broadcast(f, lanes, f.let(f"load {lanes.number}, ptr %weight"))
+    last = f.let(f"sub i64 %width, {lanes.width}")
+    magnitudes = _Magnitudes(lanes)
+    with f.loop("0", "%width", lanes.width, [(magnitudes.kind, "zeroinitializer")] * 2) as columns:
+        # The last vector may overlap the one before: what it writes there is the same.
+        index = minimum(f, columns.index, last)
+        row, point = (load(f, lanes, name, index) for name in ("%row", "%point"))
+        gap = f.let(f"fsub {lanes.vector} {row}, {point}")
+        moved = multiply_add(f, lanes, gap, weight, point if near else row)
+        for name in ("%moved", "%out"):
+            store(f, lanes, name, index, moved)
+        for value, most in zip((row, point), columns.carried, strict=True):
+            columns.following.append(magnitudes.with_value(f, most, value))
+    for place, most in enumerate(columns.carried):
+        address = element(f, "i64", "%largest", str(place))
+        f.do(f"store i64 {magnitudes.reduced(f, most)}, ptr {address}")
+    return f
+
+
 def combine_together(lanes: Lanes) -> Function:
     """``out[k, j] = sum_i weights[k // tile, i, k % tile] * rows[offsets[i] + j]``, as `combine`.
 

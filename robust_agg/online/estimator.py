@@ -299,16 +299,15 @@ class OnlineMedian(Estimator):
                 rows, states, senders=senders, generators=generators, out=out
             )
         points = [state[ESTIMATE] for state in states]
+        moved = streams.approach(rows.detach(), points, share, out)
         new: list[State] = []
-        for i, m in enumerate(streams.approach(rows.detach(), points, share, out)):
+        for i, (m, state, sender) in enumerate(zip(moved, states, senders, strict=True)):
             if m is not None:
-                new.append({**states[i], ESTIMATE: m, STEPS: states[i][STEPS] + 1})
+                new.append({**state, ESTIMATE: m, STEPS: state[STEPS] + 1})
                 continue
             draw = generators(i)
             new.append(
-                streams.step_alone(
-                    self, rows[i], states[i], sender=senders[i], generator=draw, out=out[i]
-                )
+                streams.step_alone(self, rows[i], state, sender=sender, generator=draw, out=out[i])
             )
         return new
 

@@ -77,6 +77,8 @@ class Squared(Radial):
         return _share(tau, method) > 1
 
     def share(self, tau: float, method: Method) -> float | None:
+        if type(self) is not Squared:
+            return None  # a subclass may have a step of its own
         share = _share(tau, method)
         return share if share <= 1 else None
 

@@ -17,6 +17,7 @@ from robust_agg.kernels.llvm import Function
 from robust_agg.kernels.threads import ranges
 from robust_agg.kernels.vectors import Lanes
 from robust_agg.optim.pieces import Part
+from robust_agg.torch_compat import in_memory
 
 SMALLEST = 1 << 16
 """Numbers from which on a pass is compiled."""
@@ -36,14 +37,12 @@ STORAGE = {torch.float64: "double", torch.float32: "float", torch.bfloat16: "bfl
 def takes(gradient: Tensor, estimate: Tensor) -> bool:
     """Whether the compiled passes take these two, whose strides are equal."""
     return (
-        # A subclass (FakeTensor) need not have its numbers in memory at its address.
-        type(gradient) is Tensor
+        not torch.compiler.is_compiling()
+        and in_memory(gradient)
         and gradient.is_cpu
         and gradient.dtype in STORAGE
         and gradient.numel() >= SMALLEST
         and estimate.is_contiguous()
-        and not gradient.is_neg()
-        and not torch.compiler.is_compiling()
         and llvm.available()
     )
 

@@ -19,7 +19,7 @@ GRAM_UP_TO = 256
 """Rows up to which the Gram matrix, n²d multiply-adds at the speed of a matrix product, costs less
 than about ten Weiszfeld steps of 2nd at the speed of memory."""
 
-_PASSES = 25
+_PASSES = 32
 # Where so many do not do, the rows lie such that the Gram matrix is cheaper after all.
 
 

@@ -147,6 +147,12 @@ def test_the_honest_mean_is_that_of_the_copies(order: Sequence[int], dtype: torc
         _ = blind.honest_mean
 
 
+def test_the_mean_of_rows_that_have_no_memory() -> None:
+    rows = list(torch._efficientzerotensor((3, 5)))
+    view = View(reader="test", knows=Knowledge.HONEST, round=0, own=[rows[0]], honest=rows)
+    assert view.honest_mean.tolist() == [0.0] * 5
+
+
 def test_a_view_carries_no_gradient() -> None:
     own = random_rows(1, 4).requires_grad_()
     view = open_view(NonFinite(), own, random_rows(2, 4), knows=Knowledge.OWN)

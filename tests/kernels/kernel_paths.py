@@ -16,6 +16,7 @@ from torch import Tensor
 
 from robust_agg import kernels
 from robust_agg.kernels import (
+    approaches,
     blocks,
     combinations,
     cpu,
@@ -41,6 +42,7 @@ KERNEL_CACHES = (
     cpu._mixed,
     combinations._combine,
     combinations._mean,
+    approaches._approach,
 )
 
 

@@ -324,6 +324,24 @@ def test_mix(path: str, dtype: torch.dtype, n: int, m: int, d: int) -> None:
 
 
 @pytest.mark.parametrize("path", PATHS)
+def test_coefficients_that_are_negated_on_reading(path: str) -> None:
+    rows = draw(5, 700, torch.float32)
+    plain = draw(3, 5, torch.float64, seed=1)
+    negated = torch.complex(plain, -plain).conj().imag
+    assert negated.is_neg()
+    with on_path(path):
+        for found, expected in (
+            (kernels.combine(rows, negated[0]), kernels.combine(rows, plain[0])),
+            (kernels.mix(rows, negated), kernels.mix(rows, plain)),
+            (
+                kernels.mixed_order_mean(rows, negated, 1, 2),
+                kernels.mixed_order_mean(rows, plain, 1, 2),
+            ),
+        ):
+            assert torch.equal(found, expected)
+
+
+@pytest.mark.parametrize("path", PATHS)
 @pytest.mark.parametrize("layout", layouts())
 def test_mix_of_layouts_in_memory(path: str, layout: str) -> None:
     rows = draw(5, 700, torch.float32)

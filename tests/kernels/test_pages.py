@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 from pathlib import Path
 
 import pytest
@@ -52,7 +51,6 @@ def test_the_system_takes_it() -> None:
     assert "hg" in flags
     kept = torch.full_like(tensor, 3)
     pages.advised(kept)
-    assert ctypes.string_at(kept.data_ptr(), 5) == bytes([3] * 5)
     assert bool((kept == 3).all())
 
 

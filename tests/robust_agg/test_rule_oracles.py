@@ -11,8 +11,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from oracles import rules as oracle
+from torch import Tensor
 
 import robust_agg as ra
+from robust_agg import kernels
 from robust_agg.span import measure
 from robust_agg.weightings import centered_clipping
 from robust_agg.weightings.geometric_median import GRAM_UP_TO
@@ -217,6 +219,22 @@ def test_many_rows_are_iterated_over_with_the_same_result(far: float, dtype: tor
     torch.testing.assert_close(weights, in_weight_space, atol=1e-6, rtol=0)
     exact = weiszfeld(rows.double().numpy())
     np.testing.assert_allclose(rule(rows).double().numpy(), exact, atol=2e-6 * np.abs(exact).max())
+
+
+def test_many_rows_in_two_places_need_no_gram(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = torch.from_numpy(draw(2, GRAM_UP_TO + 44, 50, kind="normal"))
+    rows[:100] += 5
+    passes: list[int] = []
+    row_distances = kernels.row_distances
+
+    def watched(rows: Tensor, point: Tensor) -> Tensor:
+        passes.append(1)
+        return row_distances(rows, point)
+
+    monkeypatch.setattr(kernels, "row_distances", watched)
+    monkeypatch.delattr(kernels, "centred_gram")
+    ra.GeometricMedian()(rows)
+    assert 20 < len(passes) < 32
 
 
 @pytest.mark.parametrize("radius", [None, 3.0])

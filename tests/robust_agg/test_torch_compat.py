@@ -7,6 +7,8 @@ import torch
 from torch import nn
 
 from robust_agg import torch_compat
+from robust_agg.kernels import llvm
+from robust_agg.optim import compiled
 
 
 def lists() -> tuple[list[torch.Tensor], list[torch.Tensor]]:
@@ -57,3 +59,24 @@ def test_step_hooks_are_seen() -> None:
     assert torch_compat.has_step_hooks(optimizer)
     handle.remove()
     assert not torch_compat.has_step_hooks(optimizer)
+
+
+def test_what_lies_in_memory() -> None:
+    class Sub(torch.Tensor):
+        pass
+
+    numbers = torch.ones(3)
+    assert torch_compat.in_memory(numbers)
+    assert torch_compat.in_memory(numbers[1:])
+    for held in (
+        numbers.as_subclass(Sub),
+        torch.complex(numbers, numbers).conj().imag,
+        torch._efficientzerotensor((3,)),
+    ):
+        assert not torch_compat.in_memory(held)
+
+
+def test_compiled_passes_take_what_lies_in_memory() -> None:
+    estimate = torch.zeros(compiled.SMALLEST)
+    assert compiled.takes(torch.ones_like(estimate), estimate) == llvm.available()
+    assert not compiled.takes(torch._efficientzerotensor((len(estimate),)), estimate)

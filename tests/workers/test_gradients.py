@@ -184,6 +184,13 @@ def test_errors() -> None:
         Gradients(dropout(), cross_entropy, vectorize=True)
 
 
+@pytest.mark.parametrize("seeds", [range(K - 1), range(K + 1)], ids=len)
+def test_every_worker_that_is_looped_over_has_a_seed(seeds: range) -> None:
+    gradients = Gradients(mlp(), cross_entropy, vectorize=False)
+    with pytest.raises(ValueError, match="zip"):
+        gradients(parameters(mlp), *data(), seeds)
+
+
 def test_rows_that_are_equal_are_rows_of_their_own() -> None:
     model = nn.Linear(FEATURES, CLASSES)
     gradients = Gradients(

@@ -17,11 +17,12 @@ import torch
 from host_faults import FaultyHost, FaultySpec
 from host_samples import CountThreads, batch_norm, mlp, parameters, spec
 from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
 
 from robust_agg.messages import Update
 from robust_agg.online.named import Momentum
 from robust_agg.types import State
-from workers import Host, InlineHosts
+from workers import Host, InlineHosts, inline
 
 
 @pytest.mark.parametrize("threads", [1, 2])
@@ -97,23 +98,73 @@ def test_where_a_host_works() -> None:
         assert own.isdisjoint(here) != callers
 
 
-def test_what_ends_a_host_does_not_end_its_caller() -> None:
+FAILED = "failed: host 0: RuntimeError: the disk is gone"
+
+
+@pytest.mark.parametrize(
+    ("fault", "ended"), [("exit", "SystemExit: 1"), ("interrupt", "KeyboardInterrupt")]
+)
+def test_what_ends_a_host_in_its_thread_does_not_end_the_caller(fault: str, ended: str) -> None:
+    faulty = FaultySpec.of(spec(), {0: "exception", 2: fault})
+    with InlineHosts([faulty], deadline=60.0) as transport:
+        found = [transport.collect(round, parameters(mlp)) for round in range(4)]
+    assert [len(collection.updates) for collection in found] == [0, 6, 0, 0]
+    assert [{r.reason for r in collection.refused} for collection in found] == [
+        {FAILED},
+        set(),
+        {f"lost: host 0 died in round 2: {ended}"},
+        {"lost: host 0 died in round 2"},
+    ]
+
+
+def test_what_ends_the_callers_thread_is_raised_there() -> None:
     faults = {0: "exception", 2: "interrupt", 4: "exit"}
     with InlineHosts([FaultySpec.of(spec(), faults)]) as transport:
-        for round in range(7):
-            if faults.get(round) == "interrupt":
-                with pytest.raises(KeyboardInterrupt):
-                    transport.collect(round, parameters(mlp))
-                continue
-            collection = transport.collect(round, parameters(mlp))
-            reasons = {r.reason for r in collection.refused}
-            assert len(collection.updates) == (6 if round in (1, 3) else 0)
-            if round == 0:
-                assert reasons == {"failed: host 0: RuntimeError: the disk is gone"}
-            elif round == 4:
-                assert reasons == {"lost: host 0 died in round 4: SystemExit: 1"}
-            elif round > 4:
-                assert reasons == {"lost: host 0 died in round 4"}
+        failed = transport.collect(0, parameters(mlp))
+        assert {r.reason for r in failed.refused} == {FAILED}
+        for round, ended in ((2, KeyboardInterrupt), (4, SystemExit)):
+            assert len(transport.collect(round - 1, parameters(mlp)).updates) == 6
+            with pytest.raises(ended):
+                transport.collect(round, parameters(mlp))
+        assert len(transport.collect(5, parameters(mlp)).updates) == 6
+
+
+def test_a_signal_that_ends_the_caller_ends_the_round() -> None:
+    def leave(*_: object) -> None:
+        sys.exit(143)
+
+    def loss(outputs: Tensor, targets: Tensor) -> Tensor:
+        if signalled:
+            signal.raise_signal(signal.SIGTERM)
+        return cross_entropy(outputs, targets)
+
+    callers, before = torch.get_num_threads(), signal.signal(signal.SIGTERM, leave)
+    signalled: list[bool] = []
+    try:
+        with InlineHosts([spec(loss=loss, estimator=Momentum(beta=0.5), chunk=2)]) as transport:
+            transport.collect(0, parameters(mlp))
+            states = transport.state()
+            signalled.append(True)
+            with pytest.raises(SystemExit, match="143"):
+                transport.collect(1, parameters(mlp))
+            assert torch.get_num_threads() == callers
+            signalled.clear()
+            assert all(transport.state()[i] is state for i, state in states.items())
+            assert len(transport.collect(1, parameters(mlp)).updates) == 6
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+@pytest.mark.parametrize("device", ["cpu", "meta", "cuda"])
+def test_the_callers_autocast_reaches_no_host(device: str) -> None:
+    """Whichever device the host computes on, autocast knowing of it or not."""
+    settings = spec(device=device)
+    with (
+        torch.autocast("cpu", dtype=torch.bfloat16),
+        inline._as_in_a_thread_of_its_own(settings),
+    ):
+        assert not torch.is_autocast_enabled("cpu")
+        assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == torch.float32
 
 
 class KeepParameters(FaultyHost):

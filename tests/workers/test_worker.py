@@ -86,6 +86,18 @@ def test_batches_are_each_workers_own(size: int | None, attack: LabelFlip | None
         assert torch.equal(targets[place], own_targets)
 
 
+@pytest.mark.parametrize("size", [None, 3])
+def test_inputs_with_a_gradient_are_data_all_the_same(size: int | None) -> None:
+    plain = shard(0, 20)
+    tracked = Shard(plain.inputs.clone().requires_grad_(), plain.targets)
+    drawn = {"seed": 1, "round": 4, "step": 2}
+    inputs, targets = batches([LogicalWorker(0, tracked)], size, **drawn)
+    expected = batches([LogicalWorker(0, plain)], size, **drawn)
+    assert not inputs.requires_grad
+    assert torch.equal(inputs, expected[0])
+    assert torch.equal(targets, expected[1])
+
+
 def test_samples_are_what_they_were() -> None:
     """A run that is continued must draw what it would have drawn."""
     assert sample(20, 3, generator(0, "test")).tolist() == [4, 12, 10]
