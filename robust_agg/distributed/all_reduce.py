@@ -17,10 +17,10 @@ from torch import Tensor
 
 from robust_agg.aggregator import Aggregator, Explanation
 from robust_agg.distributed.exchanges import Exchange, Trust, exchange, exchange_of
-from robust_agg.distributed.header import Header, are_on, check_usable
+from robust_agg.distributed.header import REFUSAL, Header, are_on, check_usable
 from robust_agg.distributed.layout import Layout, narrowed, side_by_side
 from robust_agg.distributed.ranks import Ranks
-from robust_agg.distributed.sharded_rule import ShardedRule
+from robust_agg.distributed.sharded_rule import made_on_all
 from robust_agg.errors import as_integer, shown
 from robust_agg.online.estimator import ESTIMATE, Estimator
 from robust_agg.types import State
@@ -128,7 +128,14 @@ class RobustAllReduce:
         else:
             self._exchange = exchange(group, who=name, timeout=timeout, trust=trust, groups=groups)
         self.ranks = self._exchange.ranks
-        self._sharded = ShardedRule(rule, self._exchange, f=f, seed=seed, distances=distances)
+        self._sharded = made_on_all(
+            rule,
+            self._exchange,
+            f=f,
+            seed=seed,
+            distances=distances,
+            refusal=Header(0, 0, 0, REFUSAL, 0, 0),
+        )
         self.explanation: Explanation | None = None
         self._layout: Layout | None = None
         self._rooms: Sequence[Tensor | None] = ()

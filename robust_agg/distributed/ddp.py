@@ -20,11 +20,11 @@ from torch.futures import Future
 from robust_agg.aggregator import Aggregator, Explanation
 from robust_agg.distributed.all_reduce import TIMEOUT
 from robust_agg.distributed.exchanges import Trust, exchange
-from robust_agg.distributed.header import digest, rule_in_words
+from robust_agg.distributed.header import REFUSAL, digest, rule_in_words
 from robust_agg.distributed.later import Later
 from robust_agg.distributed.layout import narrowed
 from robust_agg.distributed.parts import Parts
-from robust_agg.distributed.sharded_rule import ShardedRule
+from robust_agg.distributed.sharded_rule import ShardedRule, made_on_all
 from robust_agg.distributed.torch_compat import GradBucket
 from robust_agg.errors import TooManyRejectedError
 from robust_agg.online.estimator import Estimator
@@ -74,7 +74,9 @@ def robust_hook(
         ConstraintError, ValueError: the rule cannot be sharded, or does not go with n and f.
     """
     meeting = exchange(group, who=name, timeout=timeout, trust=trust, groups=groups)
-    sharded = ShardedRule(rule, meeting, f=f, seed=seed, distances=distances)
+    sharded = made_on_all(
+        rule, meeting, f=f, seed=seed, distances=distances, refusal=[REFUSAL, REFUSAL]
+    )
     return RobustHook(sharded, scaler), _hook
 
 

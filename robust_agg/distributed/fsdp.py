@@ -20,11 +20,11 @@ from torch.distributed.tensor import DTensor
 from robust_agg.aggregator import Aggregator, Explanation
 from robust_agg.distributed.all_reduce import TIMEOUT
 from robust_agg.distributed.exchanges import Sharded
-from robust_agg.distributed.header import digest, rule_in_words
+from robust_agg.distributed.header import REFUSAL, digest, rule_in_words
 from robust_agg.distributed.layout import narrowed
 from robust_agg.distributed.parts import Parts
 from robust_agg.distributed.ranks import Ranks
-from robust_agg.distributed.sharded_rule import ShardedRule
+from robust_agg.distributed.sharded_rule import made_on_all
 from robust_agg.online.estimator import Estimator
 
 
@@ -83,7 +83,14 @@ class RobustFSDP:
                 "fully_shard reduces nothing"
             )
 
-        sharded = ShardedRule(rule, Sharded(self.ranks), f=f, seed=seed, distances=distances)
+        sharded = made_on_all(
+            rule,
+            Sharded(self.ranks),
+            f=f,
+            seed=seed,
+            distances=distances,
+            refusal=[REFUSAL, REFUSAL],
+        )
         self._parts = Parts(sharded, fixed=True)
         self._specification = digest(sharded.asked)
         self._agreed = self._under_way = False

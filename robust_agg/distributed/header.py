@@ -14,6 +14,8 @@ from robust_agg.errors import shown
 
 _DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 _UNUSABLE = -1
+REFUSAL = -2
+"""Stands for a dtype, or a rule, where the rank cannot take part."""
 
 
 class Header(NamedTuple):
@@ -51,6 +53,8 @@ class Header(NamedTuple):
     @property
     def words(self) -> str:
         """The numbers as an error message names them."""
+        if self.dtype == REFUSAL:
+            return "a rule or options that cannot be"
         if self.dtype == _UNUSABLE:
             given = f"{self.tensors} tensors that are no rows"
         else:
@@ -66,6 +70,8 @@ def digest(text: str) -> int:
 
 def rule_in_words(numbers: Sequence[int]) -> str:
     """The digest of a rule, and the step, as an error message names them."""
+    if numbers[0] == REFUSAL:
+        return "a rule or options that cannot be"
     return f"rule #{numbers[0] & 0xFFFF:04x} at step {numbers[1]}"
 
 

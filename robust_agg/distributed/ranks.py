@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -23,6 +24,7 @@ from robust_agg.errors import check_positive
 Launch: TypeAlias = Callable[[], Any | list[Any]]
 """Starts a collective and returns its ``dist.Work``, or several."""
 
+_MOMENT = 0.1
 _CPU = torch.device("cpu")
 _LOOK = timedelta(seconds=0.25)
 # How often a rank that waits looks whether another has failed.
@@ -88,6 +90,8 @@ class Ranks:
         # Gloo's all-gather is a ring, of which every step waits for the one before: slices that are
         # broadcast all at a time take half as long. Nccl gathers at the speed of the links.
         self.by_broadcasts = backend_of(self.group, self.device.type) == "gloo"
+        atexit.unregister(_let_go)  # or it would run as often as there are instances
+        atexit.register(_let_go)
         self._within, self._step = within, 0
         self._roll: RollCall
         if within is not None:
@@ -272,6 +276,15 @@ def _room(room: Tensor | None, like: Tensor, *shape: int) -> Tensor:
     if room is not None and (room.shape, room.dtype) == (shape, like.dtype):
         return room
     return like.new_empty(shape)
+
+
+def _let_go() -> None:
+    """Give gloo's threads the moment that they take, after a collective, to let go of its tensors.
+
+    One that is the last to hold a tensor which Python knows needs the interpreter for that, and
+    aborts the process where it has ended: a script whose last act is a collective would crash.
+    """
+    time.sleep(_MOMENT)
 
 
 def _checked(group: dist.ProcessGroup | None, who: str) -> dist.ProcessGroup:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 
 from torch import Tensor
 
 from robust_agg.aggregator import Aggregator, Coordinatewise, Explanation
 from robust_agg.declared import check_declared
+from robust_agg.distributed.errors import DisagreementError, RankError
 from robust_agg.distributed.exchanges import Exchange, Replicated
 from robust_agg.errors import check_rejected
 from robust_agg.online.estimator import Estimator
@@ -92,3 +94,36 @@ class ShardedRule:
         """Raise :class:`~robust_agg.TooManyRejectedError` where more than f rows are rejected."""
         if self.f is not None:
             check_rejected(self.exchange.ranks.who, len(rejected), self.f, self.exchange.n)
+
+
+def made_on_all(
+    rule: Aggregator | Estimator,
+    exchange: Exchange,
+    *,
+    f: int | None,
+    seed: int,
+    distances: bool,
+    refusal: Sequence[int],
+) -> ShardedRule:
+    """The rule among ranks; one that cannot be is told to the ranks on which it can.
+
+    Those compare what they ask for when they begin: there they find ``refusal``, instead of a rank
+    that does not come.
+
+    Args:
+        rule: see :class:`ShardedRule`, as for the others.
+        exchange: how rows meet.
+        f: declared number of bad ranks.
+        seed: of random draws.
+        distances: whether explanations have distances.
+        refusal: numbers that nobody asks with, as many as the ranks compare.
+
+    Raises:
+        ConstraintError, ValueError: as :class:`ShardedRule`, on this rank.
+    """
+    try:
+        return ShardedRule(rule, exchange, f=f, seed=seed, distances=distances)
+    except (TypeError, ValueError):
+        with suppress(DisagreementError, RankError):
+            exchange.ranks.agree(refusal, str)
+        raise

@@ -11,7 +11,7 @@ import torch.distributed as dist
 from rank_jobs import Rule, own
 from torch import Tensor
 
-from robust_agg.distributed import RobustAllReduce
+from robust_agg.distributed import RobustAllReduce, robust_all_reduce
 from robust_agg.distributed.exchanges import Exchange, exchange
 from robust_agg.distributed.later import Later, Then
 from robust_agg.distributed.ranks import Ranks
@@ -123,6 +123,26 @@ def loaded_then_failed(rule: Rule, rows: Tensor, bad: int) -> list[Any]:
     except ValueError as error:
         return [tree["estimator"]["estimate"], second.state_dict()["estimator"]["estimate"], error]
     return []
+
+
+def refused_by_one(rules: list[Rule], options: list[dict[str, Any]]) -> list[Any]:
+    """What comes of two calls, in the first of which some ranks cannot take part."""
+    found: list[Any] = []
+    row = torch.ones(7)
+    for rule, given in ((own(rules), own(options)), (rules[0], options[0])):
+        try:
+            found.append(robust_all_reduce(row, rule, timeout=20.0, **given))
+        except Exception as error:
+            found.append(error)
+    return found
+
+
+def refused_reduction(rules: list[Rule], options: list[dict[str, Any]]) -> Any:
+    """What comes of a reduction that cannot be on some ranks."""
+    try:
+        return RobustAllReduce(own(rules), timeout=20.0, **own(options))(torch.ones(7))
+    except Exception as error:
+        return error
 
 
 def elsewhere(rule: Rule, liar: int) -> Exception | None:

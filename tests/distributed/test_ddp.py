@@ -125,6 +125,13 @@ def test_different_rules_are_told_on_every_rank(ranks: RankGroups) -> None:
         assert isinstance(error, DisagreementError)
 
 
+def test_a_rule_that_cannot_be_on_one_rank_is_told_on_every_rank(ranks: RankGroups) -> None:
+    rules = [ra.Mean(), ra.CenteredClipping(start=torch.zeros(3)), ra.Mean()]
+    errors = ranks(3).outcomes(model_jobs.different_rules, rules)
+    assert [isinstance(error, DisagreementError) for error in errors] == [True, False, True]
+    assert "which needs whole rows" in str(errors[1])
+
+
 def test_a_rule_that_cannot_be_sharded_is_refused(ranks: RankGroups) -> None:
     rule = ra.CenteredClipping(start=torch.zeros(3))
     for error in ranks(3).outcomes(model_jobs.ddp_steps, rule, 1, {}):

@@ -213,3 +213,27 @@ def test_a_state_outlives_a_step_that_fails_after_it_was_loaded(
 def test_a_row_elsewhere_on_one_rank_is_told_on_every_rank(ranks: RankGroups) -> None:
     for error in ranks(3).run(exchange_jobs.elsewhere, ra.Mean(), 1):
         assert isinstance(error, DisagreementError), error
+
+
+@pytest.mark.parametrize(
+    ("rule", "options"),
+    [("no rule", {}), (ra.Mean(), {"f": 9}), (ra.CenteredClipping(start=torch.zeros(7)), {})],
+    ids=["no rule", "f", "whole rows"],
+)
+def test_a_rule_that_cannot_be_on_one_rank_is_told_on_every_rank(
+    ranks: RankGroups, rule: Any, options: dict[str, Any]
+) -> None:
+    """And the ranks are in step afterwards."""
+    rules, given = [ra.Mean(), rule, ra.Mean()], [{}, options, {}]
+    for rank, (first, second) in enumerate(
+        ranks(3).run(exchange_jobs.refused_by_one, rules, given)
+    ):
+        if rank == 1:
+            assert isinstance(first, ValueError)
+            assert not isinstance(first, DisagreementError)
+        else:
+            assert isinstance(first, DisagreementError), first
+            assert "a rule or options that cannot be on rank 1" in str(first)
+        assert torch.equal(second, torch.ones(7))
+    errors = ranks(3).run(exchange_jobs.refused_reduction, rules, given)
+    assert [isinstance(error, DisagreementError) for error in errors] == [True, False, True]
