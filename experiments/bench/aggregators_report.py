@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import inf, isnan
 from typing import TYPE_CHECKING, Any
@@ -100,13 +100,10 @@ def tables(rows: Sequence[Row]) -> Mapping[str, Table]:
             found[f"{title}, {', '.join(f'{k} = {_short(group[0][k])}' for k in fixed)}"] = _matrix(
                 group, axis
             )
-    largest = _select(rows, who=OURS, d=max((row["d"] for row in timed), default=0))
-    if largest:
-        n, d = largest[0]["n"], largest[0]["d"]
-        found[f"Memory that a call adds, share of the rows, n = {n}, d = {_short(d)}"] = [
-            ("rule", "extra"),
-            *((row["rule"], _percent(row)) for row in largest),
-        ]
+    if weighed := _select(rows, who=OURS, n=32, dtype="float32"):
+        found["Memory that a call adds over d, share of the rows, n = 32"] = _matrix(
+            weighed, "d", _percent
+        )
     if starts := [row for row in rows if "first" in row]:
         found["Seconds that a process's first call adds"] = _first_calls(starts)
     return found
@@ -154,11 +151,15 @@ def _longest(rows: Sequence[Row], axis: str, fixed: Sequence[str]) -> list[Row]:
     return max(groups.values(), key=lambda group: len(_values(group, axis)), default=[])
 
 
-def _matrix(rows: Sequence[Row], axis: str) -> Table:
+def _times_read(row: Row) -> str:
+    return f"{_x_read(row):.1f}"
+
+
+def _matrix(rows: Sequence[Row], axis: str, cell: Callable[[Row], str] = _times_read) -> Table:
     values = _values(rows, axis)
     if axis != "dtype":
         values.sort()
-    cells = {(row["rule"], row[axis]): f"{_x_read(row):.1f}" for row in rows}
+    cells = {(row["rule"], row[axis]): cell(row) for row in rows}
     return [
         ("rule", *(_short(value) for value in values)),
         *((rule, *(cells.get((rule, v), "") for v in values)) for rule in _values(rows, "rule")),

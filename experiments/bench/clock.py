@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable
 from functools import lru_cache
@@ -86,6 +87,13 @@ def peak_extra(call: Callable[[], object], device: str = "cpu") -> int | None:
         return _resident("VmHWM") - before
     except OSError:
         return None
+
+
+def memory(device: str = "cpu") -> int:
+    """Bytes that the machine or the GPU has, whoever uses them."""
+    if device != "cpu":
+        return torch.cuda.mem_get_info(device)[1]
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def _resident(field: str) -> int:

@@ -82,6 +82,17 @@ def test_a_peer_that_is_not_there_is_a_row(monkeypatch: pytest.MonkeyPatch) -> N
     assert "ByzFL: byzfl is not installed" in study.notes(rows)
 
 
+def test_rows_that_do_not_fit_into_memory_are_left_out_and_named(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    cases = (aggregators.Case(5, 40), aggregators.Case(5, 41, "bfloat16"), aggregators.Case(5, 80))
+    study = aggregators.Aggregators(cases=cases, rules=("Mean",))
+    monkeypatch.setattr(aggregators, "memory", lambda device: 1.5 * 5 * 79 * 4)
+    assert list(study.pieces(tmp_path)) == ["Mean, 5 x 40 float32", "Mean, 5 x 41 bfloat16"]
+    (note,) = [note for note in study.notes([]) if "do not fit" in note]
+    assert note.startswith("5 x 80 float32: its rows")
+
+
 def row(**changes: Any) -> dict[str, Any]:
     return {
         "rule": "CoordinateWiseMedian",
