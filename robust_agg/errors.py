@@ -46,11 +46,11 @@ def check_positive(who: str, name: str, value: object) -> None:
         raise ValueError(f"{who}: {name} must be a positive finite number, found {shown(value)}")
 
 
-def check_share(who: str, name: str, value: object, *, zero: bool = False) -> None:
-    """Raise ``ValueError`` unless ``value`` is a number in (0, 1), or 0 where ``zero`` says so."""
+def check_share(who: str, name: str, value: object, *, zero: bool = False, end: float = 1) -> None:
+    """Raise ``ValueError`` unless ``value`` is in (0, ``end``), or 0 where ``zero`` says so."""
     number = _number(value)
-    if not (0 < number < 1 or (zero and number == 0)):
-        interval = "[0, 1)" if zero else "(0, 1)"
+    if not (0 < number < end or (zero and number == 0)):
+        interval = f"{'[' if zero else '('}0, {end})"
         raise ValueError(f"{who}: {name} must be in {interval}, found {shown(value)}")
 
 
