@@ -1,0 +1,1 @@
+"""Studies of the rules themselves: what they guarantee, and what is found of it."""
