@@ -63,7 +63,7 @@ def test_sign_guard_by_hand() -> None:
     rows = np.array([[2.0, 2.0], [3.0, 4.0], [-2.0, -2.0], [60.0, 80.0], [1.5, 2.0]])
     near(
         filters.sign_features(rows[:3] - [[2.0, 0.0]], [0, 1]),
-        [[0.5, 0.5, 0], [1, 0, 0], [0, 0, 1]],
+        [[1, 1, 0], [2, 0, 0], [0, 0, 2]],
     )
     # Norms 2.83, 5, 2.83, 100, 2.5: the median is 2.83, 100 is too long, one is negative.
     middle = 8**0.5

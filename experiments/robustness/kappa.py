@@ -147,7 +147,7 @@ class Kappa(Study):
             ),
             Claim(
                 statement="Every rule errs by f/(n-2f) somewhere, as any rule must",
-                source="Allouah et al. 2023, proposition 6",
+                source="Allouah et al., AISTATS 2023",
                 measured=f"the least is {_about(lowest)}: {lowest['found']:.4g} where f/(n-2f) is "
                 f"{lowest['least']:.4g}",
                 holds=all(row["found"] >= row["least"] * (1 - _ROUNDING) for row in rows),

@@ -27,10 +27,11 @@ class ClippedClustering(Estimator):
     """``(1/|S|) Σ_{i∈S} min(1, τ/‖x_i‖₂) x_i``, τ the median of all norms so far, S a cluster.
 
     Li, Ngai & Voigt, "An Experimental Study of Byzantine-Robust Aggregation Schemes in Federated
-    Learning", IEEE Transactions on Big Data 2023, algorithm 1. τ is the median of the norms of this
-    round and of earlier ones (of an even number the midpoint). S is the larger of the two clusters
-    into which the rows fall by average linkage of their cosine distances ``1 - cos(x_i, x_j)``; as
-    large, the one with the first row. A row of 0 has distance 1 to all others.
+    Learning", IEEE Transactions on Big Data 2023. τ is the median of the norms of
+    this round and of earlier ones, of an even number the midpoint. S is the larger of the two
+    clusters into which the rows fall by average linkage of their cosine distances
+    ``1 - cos(x_i, x_j)``; as large, the one with the first row. A row of 0 has distance 1 to all
+    others.
 
     A rejected row is in no cluster, and its norm is not kept. It is neither coordinate-wise nor in
     weight space: the rows' Gram matrix about the origin, in float64, and one pass. There is no

@@ -9,7 +9,7 @@ Matrix = NDArray[np.float64]
 Labels = NDArray[np.int64]
 
 _ROUNDING = 1 + 1e-9
-# A point at the rim of a ball is in it, whatever its distance is rounded to.
+# A point at the rim of a ball is in it, and two peaks as near are ties, however they are rounded.
 _CLIMBS = 300
 # The density that a step of mean shift climbs has finitely many values.
 _QUANTUM = 2.0**-30
@@ -31,7 +31,8 @@ def mean_shift(points: Matrix, bandwidth: float) -> Labels:
     Every point climbs to a peak: ``y ← mean {x_i : ‖x_i - y‖ <= h}`` until those are the same
     points. Of peaks within h of each other the denser one stays (the one with more points within h;
     as dense, that of the lexicographically first point), and each point is of the nearest peak that
-    has stayed. Numbering and clusters do not depend on the order of the points.
+    has stayed, of two as near the denser. Clusters and their numbers do not depend on the order of
+    the points.
 
     Comaniciu & Meer, "Mean Shift: A Robust Approach Toward Feature Space Analysis", PAMI 2002, with
     the flat kernel.
@@ -49,7 +50,9 @@ def mean_shift(points: Matrix, bandwidth: float) -> Labels:
     for i in np.argsort(-(near * counts).sum(axis=1), kind="stable"):
         if not (_squares(peaks[i, None], peaks[stay]) <= reach).any():
             stay.append(int(i))
-    labels: Labels = _squares(places, peaks[stay]).argmin(axis=1)[of.reshape(-1)]
+    squares = _squares(places, peaks[stay])
+    as_near = squares <= squares.min(axis=1, keepdims=True) * _ROUNDING
+    labels: Labels = as_near.argmax(axis=1)[of.reshape(-1)]
     return labels
 
 

@@ -90,7 +90,8 @@ class SignGuard(Aggregator):
         norms = shards.distances(rows, rows.new_zeros(d))
         accepted = norms <= too_far(torch.promote_types(rows.dtype, torch.float32))
         check_rejected(self.name, int((~accepted).sum()), self.max_rejected(n), n)
-        count = ceil(self.share * shards.columns(d))
+        # 0.1 · 30 is a little more than 3 in floating point.
+        count = ceil(self.share * shards.columns(d) * (1 - 1e-12))
         signs = shards.sum(count_signs(rows, shards.drawn(d, count, generator)))
 
         lengths = torch.where(accepted, norms, torch.inf)

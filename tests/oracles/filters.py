@@ -81,11 +81,12 @@ def divide_and_conquer(rows: Array, f: int, c: float, draws: Sequence[Sequence[i
 
 
 def sign_features(rows: Array, places: Sequence[int]) -> Array:
-    """The shares of positive, zero and negative numbers in the coordinates `places`; (n, 3)."""
+    """How many positive, zero and negative numbers there are in the coordinates `places`; (n, 3).
+
+    The paper's shares of signs times the number of places, which is exact.
+    """
     some = rows[:, list(places)]
-    return np.array(
-        [[np.mean(row > 0), np.mean(row == 0), np.mean(row < 0)] for row in some], dtype=float
-    )
+    return np.array([[np.sum(r > 0), np.sum(r == 0), np.sum(r < 0)] for r in some], dtype=float)
 
 
 def half_neighbour_bandwidth(points: Array) -> float:
@@ -101,8 +102,8 @@ def mean_shift(points: Array, bandwidth: float) -> list[int]:
     """The cluster of each point: 0 the densest, of as dense ones that of the smaller point first.
 
     Flat kernel: y ← mean of the points within h of y, until it stays. Points climb from where they
-    are, peaks within h of a denser one are dropped, each point is of its nearest peak. "Within h"
-    has a tolerance of 1e-9.
+    are, peaks within h of a denser one are dropped, each point is of its nearest peak, the first of
+    those as near. Squared distances are compared with a tolerance of 1e-9.
     """
 
     def within(y: Array) -> list[int]:
@@ -122,7 +123,11 @@ def mean_shift(points: Array, bandwidth: float) -> list[int]:
     for _, _, y in sorted(climbed, key=lambda found: found[:2]):
         if all(float(np.sum((y - p) ** 2)) > bandwidth**2 * (1 + 1e-9) for p in peaks):
             peaks.append(y)
-    return [int(np.argmin([np.sum((p - y) ** 2) for y in peaks])) for p in points]
+    clusters = []
+    for p in points:
+        squares = [float(np.sum((p - y) ** 2)) for y in peaks]
+        clusters.append(next(c for c, s in enumerate(squares) if s <= min(squares) * (1 + 1e-9)))
+    return clusters
 
 
 def sign_guard(
@@ -143,9 +148,8 @@ def sign_guard(
     middle = sorted(lengths)[(len(rows) - 1) // 2]
     usual = [i for i, length in enumerate(lengths) if lower * middle <= length <= upper * middle]
     features = sign_features(rows, places)
-    clusters = mean_shift(
-        features, half_neighbour_bandwidth(features) if bandwidth is None else bandwidth
-    )
+    half = half_neighbour_bandwidth(features)
+    clusters = mean_shift(features, half if bandwidth is None else bandwidth * len(places))
     largest = max(sorted(set(clusters)), key=lambda c: sum(clusters[i] == c for i in usual))
     kept = [i for i in usual if clusters[i] == largest]
     clipped = [rows[i] * (middle / lengths[i]) if lengths[i] > middle else rows[i] for i in kept]
@@ -203,7 +207,7 @@ def clipped_clustering(rows: Array, earlier_norms: Sequence[float]) -> tuple[Arr
     """The mean of the larger cluster by cosine distance, clipped to the median of all norms so far.
 
     Li, Ngai, Voigt 2023, "An experimental study of Byzantine-robust aggregation schemes in
-    federated learning", Algorithm 1. Returns it and the norms so far.
+    federated learning" (ClippedClustering). Returns it and the norms so far.
     """
     lengths = [float(np.linalg.norm(row)) for row in rows]
     norms = [*earlier_norms, *lengths]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from fractions import Fraction
 
 import numpy as np
 import numpy.typing as npt
@@ -187,7 +188,7 @@ def test_sign_guard_is_its_oracle(
 ) -> None:
     rows = draw(seed, n, d, kind)
     rule = ra.SignGuard(**options)
-    (places,) = drawn(d, math.ceil(rule.share * d))
+    (places,) = drawn(d, math.ceil(Fraction(str(rule.share)) * d))
     expected = oracle.sign_guard(
         rows, places, lower=rule.lower, upper=rule.upper, bandwidth=rule.bandwidth
     )
