@@ -36,6 +36,10 @@ def mean_shift(points: Matrix, bandwidth: float) -> Labels:
 
     Comaniciu & Meer, "Mean Shift: A Robust Approach Toward Feature Space Analysis", PAMI 2002, with
     the flat kernel.
+
+    Args:
+        points: of whole numbers where h is 0, whose means do not round.
+        bandwidth: h >= 0.
     """
     places, of, counts = np.unique(points, axis=0, return_inverse=True, return_counts=True)
     reach = bandwidth**2 * _ROUNDING
