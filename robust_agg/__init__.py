@@ -22,6 +22,7 @@ from robust_agg.errors import ConstraintError, TooManyRejectedError
 from robust_agg.filters.clipped_clustering import ClippedClustering
 from robust_agg.filters.divide_and_conquer import DivideAndConquer
 from robust_agg.filters.fl_trust import FLTrust
+from robust_agg.filters.flame import FLAME
 from robust_agg.filters.sign_guard import SignGuard
 from robust_agg.ledger import Ledger, Record
 from robust_agg.messages import Update
@@ -45,6 +46,7 @@ from robust_agg.weightings.krum import Krum, MultiKrum
 from robust_agg.weightings.mean import Mean
 
 __all__ = [
+    "FLAME",
     "L1",
     "L2",
     "Adaptive",

@@ -46,6 +46,12 @@ def check_positive(who: str, name: str, value: object) -> None:
         raise ValueError(f"{who}: {name} must be a positive finite number, found {shown(value)}")
 
 
+def check_non_negative(who: str, name: str, value: object) -> None:
+    """Raise ``ValueError`` unless ``value`` is a finite number >= 0."""
+    if not 0 <= _number(value) < float("inf"):
+        raise ValueError(f"{who}: {name} must be a finite number >= 0, found {shown(value)}")
+
+
 def check_share(who: str, name: str, value: object, *, zero: bool = False, end: float = 1) -> None:
     """Raise ``ValueError`` unless ``value`` is in (0, ``end``), or 0 where ``zero`` says so."""
     number = _number(value)
