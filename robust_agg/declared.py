@@ -18,8 +18,7 @@ def check_declared(
 
     Whatever n: no part of the rule that knows an f knows a smaller one. With n: ``n >= 2f + 1``,
     the quantile of an adaptive τ is at most (n - f)/n, so that no f rows choose it, and the rule's
-    own :meth:`~robust_agg.Aggregator.check` accepts n rows, f of
-    which its last stage bears.
+    own :meth:`~robust_agg.Aggregator.check` accepts n rows, f of which its last stage bears.
 
     Args:
         rule: an aggregator, such as a chain, or an estimator.
