@@ -190,7 +190,8 @@ def _build(node: ast.expr, text: str, table: Table, defaults: Mapping[str, Any])
         raise SpecError(f"{text!r}: {_FORM} is required")
     name = call.func.id
     if name not in table:
-        raise SpecError(f"{text!r}: unknown name {name!r}{_nearest(name, table)}")
+        where = "" if text == name else f"{text!r}: "
+        raise SpecError(f"{where}unknown name {name!r}{_nearest(name, table)}")
     cls = table[name]
     arguments = [_value(argument, text, table, defaults) for argument in call.args]
     named: dict[str, Any] = {}

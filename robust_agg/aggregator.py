@@ -10,7 +10,6 @@ from __future__ import annotations
 import enum
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from math import isfinite
 from typing import ClassVar, NamedTuple
 
 import torch
@@ -275,7 +274,7 @@ class Coordinatewise(Aggregator):
         return self._finite(found, m, shards)
 
     def _finite(self, output: Tensor, n: int, shards: Shards) -> Tensor:
-        if not isfinite(shards.largest(kernels.largest(output))):
+        if not shards.finite(kernels.largest(output)):
             raise TooManyRejectedError(
                 f"{self.name}: at most {self.max_rejected(n)} of the n={n} values of a coordinate "
                 "may be non-finite, found more"
