@@ -1,0 +1,1 @@
+"""What defences are worth: studies over many rules and attacks."""
