@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 import traceback
 from collections.abc import Callable
@@ -24,6 +25,7 @@ START = 120.0
 """Seconds for the slowest rank to come."""
 _LATER = 2.0
 # Seconds by which torch's own timeout is longer: a rule that waits can say which rank is missed.
+_OF_GLOO = re.compile(r"\bgloo\b.*\.cc:\d+\]")
 
 
 def launched(train: Callable[[Setting], Any]) -> None:
@@ -97,8 +99,8 @@ def is_loss(error: BaseException) -> bool:
     """Whether this says that a rank is lost: in our words, in torch's, or in gloo's."""
     if isinstance(error, RankError | HostError | dist.DistError):
         return True
-    # Gloo's are plain ones that begin with the file in which they were raised.
-    return isinstance(error, RuntimeError) and "gloo" in str(error)
+    # Gloo's are plain ones, which name the file in which they were raised.
+    return isinstance(error, RuntimeError) and _OF_GLOO.search(str(error)) is not None
 
 
 def in_words(loss: BaseException) -> str:
