@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from robust_agg.admission import Rejection
-from robust_agg.errors import check_count, check_positive
+from robust_agg.errors import check_count, check_positive, shown
 from robust_agg.messages import MessageError, Schema, Update
 from robust_agg.types import State
 from workers.host import HostSpec
@@ -105,7 +105,7 @@ class HostPool(Transport):
         self, round: int, parameters: Tensor, *, active: Iterable[int] | None = None
     ) -> Collection:
         begun = time.monotonic()
-        asked = self._by_host(self.workers if active is None else active)
+        asked = self._by_host("active", self.workers if active is None else active)
         senders = sorted(i for ids in asked.values() for i in ids)
         schema = Schema(
             round=round,
@@ -157,7 +157,7 @@ class HostPool(Transport):
         return states
 
     def load_state(self, states: Mapping[int, State]) -> None:
-        self._by_host(states)
+        self._by_host("states", states)
         calls = {
             host: (self._pack_states({i: states[i] for i in ids if i in states}),)
             for host, ids in enumerate(self._ids)
@@ -168,11 +168,14 @@ class HostPool(Transport):
             if isinstance(answer, Failure):
                 raise HostError(f"{type(self).__name__}: load_state: {answer.reason}")
 
-    def _by_host(self, workers: Iterable[int]) -> dict[int, tuple[int, ...]]:
+    def _by_host(self, what: str, workers: Iterable[int]) -> dict[int, tuple[int, ...]]:
         grouped: dict[int, list[int]] = {}
         for i in sorted(set(workers)):
             if i not in self._host_of:
-                raise ValueError(f"{type(self).__name__}: there is no worker {i}")
+                raise ValueError(
+                    f"{type(self).__name__}: {what} must be among the workers "
+                    f"{shown(self.workers)}, found {i}"
+                )
             grouped.setdefault(self._host_of[i], []).append(i)
         return {host: tuple(ids) for host, ids in sorted(grouped.items())}
 
@@ -228,8 +231,14 @@ class HostPool(Transport):
             yield host, self._still_busy(host)
 
     def _call(self, host: int, method: str, args: tuple[Any, ...], what: str) -> None:
-        self._submit(host, method, *args)
-        self._busy[host] = what
+        try:
+            # Marked before it is sent: an interrupt in between must not leave an answer that the
+            # next call would take for its own.
+            self._busy[host] = what
+            self._submit(host, method, *args)
+        except BaseException:
+            self._busy.pop(host, None)
+            raise
 
     def _still_busy(self, host: int) -> Failure:
         return Failure(f"late: host {host} is still busy with {self._busy[host]}")

@@ -50,8 +50,8 @@ class RankPool(HostPool):
             self, _leave, self._lines, self._calls, self._threads, self._lost
         )
 
-    def _connect(self, group: ProcessGroup, timeout: float) -> None:
-        """Meet the hosts on ranks 1, 2, …
+    def _connect(self, group: ProcessGroup, timeout: float, begun: float) -> None:
+        """Meet the hosts on ranks 1, 2, …, within so many seconds since ``begun``.
 
         Raises:
             HostError: a host cannot be built, does not answer in time, or has other workers than
@@ -64,11 +64,11 @@ class RankPool(HostPool):
                 threading.Thread(target=_speak, args=given, name=f"rank {host + 1}", daemon=True)
             )
             self._threads[-1].start()
-        self._await_start(timeout)
+        self._await_start(timeout, begun)
 
-    def _await_start(self, timeout: float) -> None:
+    def _await_start(self, timeout: float, begun: float) -> None:
         who = type(self).__name__
-        end = time.monotonic() + timeout
+        end = begun + timeout
         for host in range(len(self._ids)):
             self._call(host, "ready", (), "its start")
         while self._busy:
@@ -176,7 +176,7 @@ class RankHosts(RankPool):
                 f"{group.name() or 'another backend'}"
             )
         try:
-            self._connect(group, start_timeout)
+            self._connect(group, start_timeout, time.monotonic())
         except BaseException:
             self.close()
             raise

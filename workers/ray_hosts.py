@@ -26,7 +26,6 @@ from workers.blocks import (
 )
 from workers.host import HostSpec
 from workers.pool import Failure, HostPool
-from workers.transport import HostError
 
 _log = logging.getLogger(__name__)
 
@@ -86,26 +85,11 @@ class RayHosts(HostPool):
             for spec in specs:
                 packed = ray_compat.pickled(spec, by_value)
                 self._actors.append(remote.remote(packed, sys.path))
-            self._await_start(start_timeout)
+            ready = {f"host {i}": actor.ready.remote() for i, actor in enumerate(self._actors)}
+            ray_compat.await_start("RayHosts", ready, start_timeout)
         except BaseException:
             self.close()
             raise
-
-    def _await_start(self, timeout: float) -> None:
-        ready = [actor.ready.remote() for actor in self._actors]
-        done, _ = self._ray.wait(ready, num_returns=len(ready), timeout=timeout)
-        for host, ref in enumerate(ready):
-            if ref not in done:
-                raise HostError(
-                    f"RayHosts: host {host} did not start within {timeout} s; does the cluster "
-                    f"have the resources? It has {self._ray.cluster_resources()}"
-                )
-            try:
-                self._ray.get(ref)
-            except self._ray.exceptions.RayError as error:
-                # Ray tells the whole story in the text; its last line is what the host said.
-                said = str(error).strip().splitlines()[-1]
-                raise HostError(f"RayHosts: host {host} cannot be built: {said}") from error
 
     def close(self) -> None:
         if self._closed:
@@ -166,7 +150,7 @@ class HostActor:
     """A host in a process of its own; becomes an actor in :class:`RayHosts`."""
 
     def __init__(self, spec: bytes, path: Sequence[str]) -> None:
-        sys.path += [folder for folder in path if folder not in sys.path]
+        ray_compat.add_to_path(path)
         # From the driver, which Ray's processes obey anyway.
         unpacked: HostSpec = pickle.loads(spec)
         torch.set_num_threads(unpacked.threads)

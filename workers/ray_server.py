@@ -64,26 +64,11 @@ class RayServer:
             remote = self._ray.remote(_ServerActor)
             options = remote.options(num_cpus=num_cpus, num_gpus=num_gpus)
             self._actor = options.remote(build, threads or torch.get_num_threads())
-            self._await_start(start_timeout)
-            self.f, self.round = self._call("facts")
+            ready = {"the server": self._actor.facts.remote()}
+            ((self.f, self.round),) = ray_compat.await_start("RayServer", ready, start_timeout)
         except BaseException:
             self.close()
             raise
-
-    def _await_start(self, timeout: float) -> None:
-        ready = self._actor.facts.remote()
-        done, _ = self._ray.wait([ready], timeout=timeout)
-        if not done:
-            raise HostError(
-                f"RayServer: the server did not start within {timeout} s; does the cluster have "
-                f"the resources? It has {self._ray.cluster_resources()}"
-            )
-        try:
-            self._ray.get(ready)
-        except self._ray.exceptions.RayError as error:
-            # Ray tells the whole story in the text; its last line is what the server said.
-            said = str(error).strip().splitlines()[-1]
-            raise HostError(f"RayServer: the server cannot be built: {said}") from error
 
     def parameters(self) -> Tensor:
         found: Tensor = self._call("parameters")

@@ -22,7 +22,7 @@ from experiments.bench.collectives_forms import (
     rules,
     seconds_on_this_rank,
 )
-from experiments.bench.ranks import on_ranks
+from experiments.processes import on_ranks
 from experiments.studies.canvas import new_figure
 from experiments.studies.study import Claim, Piece, Preset, Row, Study, Table, Tick
 

@@ -22,14 +22,17 @@ class BitFlips:
         model: as it is trained, within DDP or after ``fully_shard``; its gradients are float32.
         probability: that a number is hit.
         seed: of all draws, with the number of the step.
+        stream: which of the bad ranks this is, from 0: they flip different bits.
 
     Raises:
         ValueError: the probability is not in [0, 1).
     """
 
-    def __init__(self, model: nn.Module, *, probability: float, seed: int) -> None:
+    def __init__(self, model: nn.Module, *, probability: float, seed: int, stream: int = 0) -> None:
         check_share("BitFlips", "probability", probability, zero=True)
         self._probability, self._seed = probability, seed
+        # That of the first is none: results that are kept were drawn so.
+        self._stream = [stream] if stream else []
         self._seen: set[int] = set()
         self.at(0)
         # In front of a module's forward pass its parameters are whole, with FSDP too.
@@ -38,7 +41,7 @@ class BitFlips:
 
     def at(self, step: int) -> None:
         """The flips that follow are those of a step."""
-        self._generator = generator(self._seed, "bit flips", step)
+        self._generator = generator(self._seed, "bit flips", step, *self._stream)
 
     def _attach(self, module: nn.Module, _: object) -> None:
         for parameter in module.parameters():
