@@ -19,7 +19,7 @@ Defence = Callable[[Array], Array]
 
 
 def perturbation(honest: Array, kind: str) -> Array:
-    """Shejwalkar & Houmansadr 2021, section IV-C: -σ, -ḡ/‖ḡ‖ or -sign(ḡ), by "std", "unit", "sign".
+    """Shejwalkar & Houmansadr 2021: -σ, -ḡ/‖ḡ‖ or -sign(ḡ), by "std", "unit", "sign".
 
     σ divides by h.
     """
