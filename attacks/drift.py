@@ -23,9 +23,9 @@ class Drift(Attack):
 
     ‖σ‖₂ is the root mean square distance of the honest rows from their mean ḡ: with c < 1 the
     attackers are nearer to it than honest rows are. What is harmless in a round adds up in all that
-    remembers, a momentum, an online estimate and the model itself: the time-coupled attack of
-    Karimireddy, He, Jaggi, "Learning from History for Byzantine Robust Optimization" (ICML 2021), in
-    a direction that has nothing to do with the gradients.
+    remembers, a momentum, an online estimate and the model itself: a time-coupled attack as in
+    Karimireddy, He, Jaggi, "Learning from History for Byzantine Robust Optimization" (ICML 2021),
+    in a direction that has nothing to do with the gradients.
 
     Args:
         strength: c > 0.
