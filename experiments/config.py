@@ -15,9 +15,10 @@ from typing import Literal
 
 import torch
 
-from attacks import Attack, DataAttack
+from attacks import DataAttack
 from experiments import specs
 from experiments.annotations import mismatch
+from experiments.specs import AnyAttack
 from robust_agg import Aggregator, Estimator
 from robust_agg.declared import check_declared
 
@@ -43,7 +44,9 @@ class RunConfig:
     workers: int = 20
     """Logical workers."""
     byzantine: int = 4
-    """How many of them are Byzantine: the last ones. Known to the attack only."""
+    """How many of them are Byzantine. Known to the attack only."""
+    identities: Literal["last", "run", "round"] = "last"
+    """Which: the last ones, or drawn from the seed, for the run or anew every round."""
     f: int = 4
     """How many Byzantine workers the defences are declared to withstand."""
     attack: str = "InnerProductManipulation(epsilon=10.0)"
@@ -151,7 +154,12 @@ class RunConfig:
         with _about("local_estimator"):
             self.worker_estimator()
         with _about("attack"):
-            self.attack_on(num_classes=10)
+            attack = self.attack_on(num_classes=10)
+        if self.identities == "round" and isinstance(attack, DataAttack):
+            raise ConfigError(
+                "identities must be 'last' or 'run' for an attack on data, which workers have for "
+                f"the whole run, found 'round' and {self.attack}"
+            )
         with _about("partition"):
             specs.parse_partition(self.partition)
         with _about("model"):
@@ -174,7 +182,7 @@ class RunConfig:
         given = _given((self.local_estimator or "none",))
         return specs.parse_estimator(given[0]) if given else None
 
-    def attack_on(self, *, num_classes: int) -> Attack | DataAttack:
+    def attack_on(self, *, num_classes: int) -> AnyAttack:
         return specs.parse_attack(self.attack, num_classes=num_classes)
 
     @property

@@ -39,7 +39,9 @@ def table(config: RunConfig, results: Results, *, tests: int) -> Table:
         caption_justify="left",
     )
     shown.add_column("defence")
-    for heading in ("no attack", "attacked", "lost", "error", "Byzantine weight", "aggregation ms"):
+    aims = has_goal(results)
+    headings = ["no attack", "attacked", "lost", *(["success"] if aims else [])]
+    for heading in (*headings, "error", "Byzantine weight", "aggregation ms"):
         shown.add_column(heading, justify="right")
     for defence in config.defences:
         honest, attacked = results[defence, False], results[defence, True]
@@ -49,11 +51,17 @@ def table(config: RunConfig, results: Results, *, tests: int) -> Table:
             _NONE if before is None else f"{before:.1%}",
             _NONE if after is None else f"{after:.1%}",
             _NONE if before is None or after is None else f"{100 * (before - after):+.1f} pts",
+            *([_success(honest, attacked)] if aims else []),
             _error(_mean(attacked, "error")),
             _NONE if (weight := _mean(attacked, "byzantine_weight")) is None else f"{weight:.0%}",
             _NONE if (time := _mean(attacked, "seconds")) is None else f"{1e3 * time:.1f}",
         )
     return shown
+
+
+def has_goal(results: Results) -> bool:
+    """Whether the attack has a goal of its own, so that its success was measured."""
+    return any(m.success is not None for metrics in results.values() for m in metrics)
 
 
 def write_summary(
@@ -87,6 +95,8 @@ def _final(honest: Sequence[Metrics], attacked: Sequence[Metrics]) -> dict[str, 
     content: dict[str, Any] = {}
     for suffix, metrics in (("", honest), ("_under_attack", attacked)):
         content[f"accuracy{suffix}"] = _accuracy(metrics)
+        if metrics[-1].success is not None:
+            content[f"success{suffix}"] = metrics[-1].success
         content[f"skipped{suffix}"] = metrics[-1].skipped
         content[f"missing{suffix}"] = metrics[-1].missing
     return {**content, "last_evaluation": asdict(attacked[-1])}
@@ -94,6 +104,15 @@ def _final(honest: Sequence[Metrics], attacked: Sequence[Metrics]) -> dict[str, 
 
 def _accuracy(metrics: Sequence[Metrics]) -> float | None:
     return None if untrained(metrics) else metrics[-1].accuracy
+
+
+def _success(honest: Sequence[Metrics], attacked: Sequence[Metrics]) -> str:
+    """Under attack, and in brackets what a model does that was not attacked."""
+    after, before = (
+        _NONE if untrained(metrics) or metrics[-1].success is None else f"{metrics[-1].success:.1%}"
+        for metrics in (attacked, honest)
+    )
+    return f"{after} ({before})"
 
 
 def _mean(metrics: Sequence[Metrics], name: str) -> float | None:
@@ -114,6 +133,11 @@ def _caption(config: RunConfig, results: Results, tests: int) -> list[str]:
     lines = [
         f"accuracies: on {tests} test samples after {config.rounds} rounds at learning rate "
         f"{config.lr}, seed {config.seed}",
+        *(
+            ["success: share of the attacker's test samples labelled as it wants (without attack)"]
+            if has_goal(results)
+            else []
+        ),
         "error: ‖m - honest mean‖ / ‖honest mean‖, m: the estimate the model is stepped by",
         "Byzantine weight: Σ|w| of the Byzantine rows / Σ|w| of all; - for rules without weights",
         "error, Byzantine weight, aggregation ms: means over the evaluated rounds under attack",

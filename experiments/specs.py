@@ -21,13 +21,18 @@ from typing import Any, TypeAlias
 
 import attacks
 import robust_agg
-from attacks import Attack, DataAttack
+from attacks import Attack, DataAttack, Fault
 from experiments import models, partitions
 from experiments.annotations import mismatch
 from robust_agg import Adaptive, Aggregator, Divergence, Estimator, Mixing, chain
 from robust_agg.chain import Chain
 
 Table: TypeAlias = Mapping[str, type]
+
+AnyAttack: TypeAlias = Attack | DataAttack | Fault
+"""What an attack's specification names."""
+
+_ATTACKS = (Attack, DataAttack, Fault)
 
 _FORM = "Name(parameter=value, …)"
 _LONGEST = 1000
@@ -65,24 +70,24 @@ def parse_estimator(text: str) -> Estimator:
     return found
 
 
-def parse_attack(text: str, *, num_classes: int) -> Attack | DataAttack:
-    """An attack of the library, or ``path/to/file.py:Class(…)`` for one of your own.
+def parse_attack(text: str, *, num_classes: int) -> AnyAttack:
+    """An attack or fault of the library, or ``path/to/file.py:Class(…)`` for one of your own.
 
     A parameter ``num_classes`` that the text leaves open is that of the data.
     """
-    table = _exports(attacks, Attack, DataAttack)
+    table = _exports(attacks, *_ATTACKS)
     file, rest = own_file(text)
     if file is not None:
         module = load_own(file)
-        own = {**_exports(module, Attack, DataAttack), **_exports(module)}
-        if own.keys() <= {"Attack", "DataAttack"}:
-            raise SpecError(f"{file} must define an Attack or a DataAttack, found none")
+        own = {**_exports(module, *_ATTACKS), **_exports(module)}
+        if own.keys() <= {kind.__name__ for kind in _ATTACKS}:
+            raise SpecError(f"{file} must define an Attack, a DataAttack or a Fault, found none")
         table = {**own, **table, **own}  # first in order, and not hidden by ours
         text = rest
     found = _only(text, table, {"num_classes": num_classes})
-    if isinstance(found, Attack | DataAttack):
+    if isinstance(found, Attack | DataAttack | Fault):
         return found
-    raise SpecError(f"an Attack or a DataAttack is required, found {text!r}")
+    raise SpecError(f"an Attack, a DataAttack or a Fault is required, found {text!r}")
 
 
 def own_file(text: str) -> tuple[Path | None, str]:
@@ -104,6 +109,7 @@ def catalogue() -> dict[str, list[type]]:
         "divergences of OnlineMedian": _exports(robust_agg, Divergence),
         "values of tau": _exports(robust_agg, Adaptive),
         "attacks": _exports(attacks, Attack, DataAttack),
+        "faults, in the place of an attack": _exports(attacks, Fault),
         "partitions": _exports(partitions),
         "models": _exports(models),
     }
@@ -113,7 +119,7 @@ def catalogue() -> dict[str, list[type]]:
     }
 
 
-def own_modules(attack: Attack | DataAttack) -> list[ModuleType]:
+def own_modules(attack: AnyAttack) -> list[ModuleType]:
     """The module of an attack that :func:`parse_attack` has read from a user's file."""
     module = sys.modules.get(type(attack).__module__)
     return [module] if module is not None and module.__name__.startswith(_OWN) else []

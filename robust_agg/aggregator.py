@@ -129,6 +129,19 @@ class Aggregator(ABC):
             raise TypeError(f"{self.name}: a coordinate-wise rule has no weights")
         return weights
 
+    def weights_from(
+        self, geometry: Geometry, *, generator: torch.Generator | None = None
+    ) -> Tensor | None:
+        """:meth:`weights` of points of which the geometry alone is known; no pass over memory.
+
+        ``(m,)`` float64, one per point of the geometry, or None for a rule that must see the rows.
+        What is asked of many rounds that share their rows, an attacker's say, needs one Gram.
+
+        Raises:
+            ValueError: as a call with the points themselves.
+        """
+        return None
+
     @abstractmethod
     def _explain(
         self,
@@ -188,6 +201,14 @@ class Weighted(Aggregator):
     @abstractmethod
     def weigh(self, geometry: Geometry, generator: torch.Generator | None) -> Weighing:
         """Weights ``(m,)`` of the geometry's m points; 0 for the rejected ones."""
+
+    def weights_from(
+        self, geometry: Geometry, *, generator: torch.Generator | None = None
+    ) -> Tensor | None:
+        n = len(geometry)
+        self.check(n)
+        check_rejected(self.name, geometry.rejected_count, self.max_rejected(n), n)
+        return self.weigh(geometry, generator).weights
 
     def _explain(
         self,

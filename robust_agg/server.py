@@ -27,11 +27,12 @@ from robust_agg.ledger import Ledger, Record, finite_or_none
 from robust_agg.messages import Schema, Update
 from robust_agg.online.estimator import Estimator
 from robust_agg.seeding import generator
-from robust_agg.span import too_far
+from robust_agg.span import Geometry, too_far
 from robust_agg.specification import specification
 from robust_agg.types import State
 
 _SPECIFICATION = "rule specification"
+_LAST = "last estimate"
 
 OnFailure = Literal["skip", "raise"]
 
@@ -122,6 +123,17 @@ class Server:
         """What the rule would answer to ``rows`` now; changes nothing (an attacker's oracle)."""
         draw = generator(self.seed, "query", self.round)
         return self._explain(rows.to(self.device), (), draw, distances=False)[0].output
+
+    def weights_from(self, geometry: Geometry) -> Tensor | None:
+        """The weights in :meth:`aggregate`'s answer to points of which the geometry is known.
+
+        None where the rule must see the rows themselves, as an estimator and a coordinate-wise rule
+        must; changes nothing.
+        """
+        if isinstance(self.rule, Estimator):
+            return None
+        draw = generator(self.seed, "query", self.round)
+        return self.rule.weights_from(geometry, generator=draw)
 
     def step(
         self,
@@ -244,6 +256,7 @@ class Server:
             "model": dict(self.model.state_dict()),
             "optimizer": self.optimizer.state_dict(),
             "estimator": dict(self._state),
+            **({} if self._estimate is None else {_LAST: self._estimate}),
         }
 
     def _identity(self) -> dict[str, Any]:
@@ -280,7 +293,9 @@ class Server:
         self._state = {
             name: value.to(self._state[name].device) for name, value in tree["estimator"].items()
         }
-        self._estimate = None
+        # Older checkpoints have none.
+        last = tree.get(_LAST)
+        self._estimate = None if last is None else last.to(self.device)
         self.round = number
 
 

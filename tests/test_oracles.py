@@ -11,7 +11,7 @@ import numpy as np
 import oracles
 import pytest
 from numpy.typing import NDArray
-from oracles import online, rules, solvers
+from oracles import attacks, online, rules, solvers
 
 Array = NDArray[np.float64]
 
@@ -54,7 +54,7 @@ def test_the_import_check_sees_every_form_and_every_file() -> None:
     assert {"rules.py", "online.py", "solvers.py"} <= {path.name for path in ORACLE_FILES}
 
 
-@pytest.mark.parametrize("module", [rules, online, solvers])
+@pytest.mark.parametrize("module", [attacks, rules, online, solvers])
 def test_every_public_function_is_documented(module: object) -> None:
     functions = {
         name: value

@@ -18,6 +18,7 @@ from robust_agg import (
     TooManyRejectedError,
     Update,
 )
+from robust_agg.span import Geometry
 from workers import ray_compat
 from workers.transport import HostError
 
@@ -81,6 +82,10 @@ class RayServer:
 
     def aggregate(self, rows: Tensor) -> Tensor:
         found: Tensor = self._call("aggregate", rows.cpu())
+        return found
+
+    def weights_from(self, geometry: Geometry) -> Tensor | None:
+        found: Tensor | None = self._call("weights_from", geometry)
         return found
 
     def step(
@@ -161,6 +166,9 @@ class _ServerActor:
 
     def aggregate(self, rows: Tensor) -> Tensor:
         return self._server.aggregate(rows).cpu()
+
+    def weights_from(self, geometry: Geometry) -> Tensor | None:
+        return self._server.weights_from(geometry)
 
     def step(
         self, updates: list[Update], senders: list[int] | None, refused: tuple[Rejection, ...]

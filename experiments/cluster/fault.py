@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
+from attacks.bit_flip import flipped
 from robust_agg.errors import check_share
 from robust_agg.seeding import generator
 
@@ -51,15 +51,3 @@ class BitFlips:
 
     def _flipped(self, gradient: Tensor) -> Tensor:
         return flipped(gradient, self._probability, self._generator)
-
-
-def flipped(gradient: Tensor, probability: float, generator: torch.Generator) -> Tensor:
-    """A copy of float32 numbers in which each has, with a probability, one of its bits flipped."""
-    found = gradient.clone(memory_format=torch.contiguous_format)
-    words = found.view(torch.int32).view(-1)
-    hit = torch.rand(words.shape, generator=generator) < probability
-    places = hit.nonzero().flatten()
-    bits = torch.randint(32, places.shape, generator=generator)
-    masks = (1 << bits).to(torch.int32).to(words.device)
-    words[places.to(words.device)] ^= masks
-    return found

@@ -134,7 +134,7 @@ WRONG: list[tuple[str, str, str]] = [
     ("device cuda:999", "device must exist, found 'cuda:999'", "CUDA devices"),
     # Names.
     ("attack SignFlp", "attack", "unknown name 'SignFlp', did you mean 'SignFlip'"),
-    ("attack Mean", "attack", "unknown name 'Mean', known are ALittleIsEnough, "),
+    ("attack Mean", "attack", "unknown name 'Mean', known are ROP, ALittleIsEnough, "),
     ("aggregator Meen", "aggregator", "did you mean 'Mean'"),
     ("aggregator Update(sender=1)", "aggregator", "unknown name 'Update'"),
     ("estimator VClip(ta=1)", "estimator", "no parameter 'ta', did you mean 'tau'"),

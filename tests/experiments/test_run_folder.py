@@ -32,6 +32,7 @@ def test_a_file_gives_the_configuration_back(config: RunConfig, tmp_path: Path) 
 CHANGES: dict[str, Any] = {
     "workers": 21,
     "byzantine": 3,
+    "identities": "run",
     "f": 3,
     "attack": "SignFlip",
     "aggregator": ["Mean"],
