@@ -19,6 +19,7 @@ from attacks import Attack, DataAttack
 from experiments import specs
 from experiments.annotations import mismatch
 from robust_agg import Aggregator, Estimator
+from robust_agg.codecs import Codec
 from robust_agg.declared import check_declared
 
 
@@ -54,6 +55,8 @@ class RunConfig:
     """Online defences: e.g. VClip(tau=0.1, fusion='batch'); or 'none'."""
     local_estimator: str | None = "Momentum(beta=0.9)"
     """What every worker does to its gradients before it sends them; 'none' for nothing."""
+    codec: str | None = None
+    """How workers send their rows: e.g. EF21(compressor=TopK(share=0.01)); 'none' as they are."""
     dataset: Literal["digits", "mnist"] = "digits"
     """digits comes with scikit-learn; mnist from ROBUST_AGG_DATA or a download."""
     partition: str = "Dirichlet(alpha=1.0)"
@@ -150,6 +153,8 @@ class RunConfig:
                 check_declared(rule, f=self.f, n=self.rows, who=text)
         with _about("local_estimator"):
             self.worker_estimator()
+        with _about("codec"):
+            self.row_codec()
         with _about("attack"):
             self.attack_on(num_classes=10)
         with _about("partition"):
@@ -173,6 +178,10 @@ class RunConfig:
     def worker_estimator(self) -> Estimator | None:
         given = _given((self.local_estimator or "none",))
         return specs.parse_estimator(given[0]) if given else None
+
+    def row_codec(self) -> Codec | None:
+        given = _given((self.codec or "none",))
+        return specs.parse_codec(given[0]) if given else None
 
     def attack_on(self, *, num_classes: int) -> Attack | DataAttack:
         return specs.parse_attack(self.attack, num_classes=num_classes)

@@ -170,6 +170,7 @@ def _train(run: Run, cell: Training, transport: Transport, progress: Progress, s
             folder=folder,
             seed=config.seed,
             sample=config.sample,
+            codec=config.row_codec(),
         )
         simulation.restore()
         progress.begin(cell.defence, cell.attacked, server.round)

@@ -17,16 +17,20 @@ import torch
 from torch import Tensor, nn
 
 from attacks import Adversary, Knowledge
+from experiments.coded import Coded
 from experiments.data import Split
 from robust_agg import Ledger, Record, State, Update
 from robust_agg.admission import Rejection
 from robust_agg.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
+from robust_agg.codecs import Codec
 from robust_agg.seeding import generator
 from workers.transport import Transport
 
 CHECKPOINT = "checkpoint.safetensors"
 LEDGER = "ledger.jsonl"
 METRICS = "metrics.jsonl"
+
+_COUNTS = ("skipped", "missing", "bytes")
 
 
 class Aggregating(Protocol):
@@ -37,6 +41,10 @@ class Aggregating(Protocol):
 
     @property
     def estimate(self) -> Tensor | None: ...
+    @property
+    def accepted(self) -> dict[int, int]: ...
+    def read(self, updates: list[Update]) -> list[Update]: ...
+    def write(self, updates: list[Update]) -> list[Update]: ...
     def parameters(self) -> Tensor: ...
     def aggregate(self, rows: Tensor) -> Tensor: ...
     def step(
@@ -60,6 +68,7 @@ class Metrics:
         skipped: rounds skipped so far.
         missing: rows so far that were asked for and did not come.
         seconds: of the server's aggregation in this round.
+        bytes: of the messages so far.
     """
 
     round: int
@@ -70,6 +79,7 @@ class Metrics:
     skipped: int
     missing: int
     seconds: float | None
+    bytes: int = 0
 
 
 class AttackError(ValueError):
@@ -104,6 +114,7 @@ class Simulation:
         folder: where ledger, metrics and checkpoint are.
         seed: of sampling and attack.
         sample: workers drawn each round; all if None.
+        codec: how rows are sent; as they are, if None.
     """
 
     def __init__(
@@ -118,12 +129,18 @@ class Simulation:
         folder: Path,
         seed: int,
         sample: int | None = None,
+        codec: Codec | None = None,
     ) -> None:
         self.server, self.transport, self.adversary = server, transport, adversary
         self.byzantine, self.model, self.test = byzantine, model, test
         self.folder, self.seed, self.sample = folder, seed, sample
         self.skipped = 0
         self.missing = 0
+        self.bytes = 0
+        self._coded: Coded | None = None
+        if codec is not None:
+            liars = frozenset[int]() if adversary is None else adversary.byzantine
+            self._coded = Coded(codec, server, liars, server.parameters())
         self._attack_state: State = {}
         if adversary is not None:
             with _blaming(adversary):
@@ -154,13 +171,15 @@ class Simulation:
             with _blaming(self.adversary):
                 idle = self.adversary.idle(active)
         asked = [worker for worker in active if worker not in idle]
-        collection = self.transport.collect(number, parameters, active=asked)
+        accepted = None if self._coded is None else self._coded.accepted
+        collection = self.transport.collect(number, parameters, active=asked, accepted=accepted)
         # 2. The adversary sees what its threat model allows and fills the Byzantine rows.
         # By sender, not by who was fast: an attack's sums must not depend on that.
-        updates = sorted(collection.updates, key=lambda update: update.sender)
+        messages = sorted(collection.updates, key=lambda update: update.sender)
+        updates = messages if self._coded is None else self._coded.shown(messages)
         honest = [u for u in updates if u.sender not in self.byzantine]
         if self.adversary is not None and not honest and self._reads_honest_rows():
-            updates = []  # It has nothing to make its rows from.
+            updates = messages = []  # It has nothing to make its rows from.
         elif self.adversary is not None:
             with _blaming(self.adversary):
                 updates, self._attack_state = self.adversary.corrupt(
@@ -173,9 +192,12 @@ class Simulation:
                     like=parameters,
                 )
         # 3. Admission, estimate, model step, ledger.
+        if self._coded is not None:
+            updates = self._coded.sent(messages, updates)
         record = self.server.step(updates, senders=active, refused=collection.refused)
         self.skipped += record.skipped is not None
         self.missing += len(active) - len(record.senders)
+        self.bytes += record.bytes
         return honest, record
 
     def _reads_honest_rows(self) -> bool:
@@ -201,6 +223,8 @@ class Simulation:
                 "attack": dict(self._attack_state),
                 "skipped": self.skipped,
                 "missing": self.missing,
+                "bytes": self.bytes,
+                "coded": {} if self._coded is None else self._coded.state_dict(),
             },
         )
 
@@ -218,14 +242,15 @@ class Simulation:
                 (self.folder / name).unlink(missing_ok=True)
             return
         tree = load_checkpoint(path)
-        missing = {"server", "workers", "attack", "skipped", "missing"} - set(tree)
+        missing = {"server", "workers", "attack", *_COUNTS, "coded"} - set(tree)
         if missing:
             raise CheckpointError(f"{path}: {', '.join(sorted(missing))} are required, found none")
         self.server.load_state_dict(tree["server"])
         self.transport.load_state({int(i): s for i, s in tree["workers"].items()})
         self._attack_state = tree["attack"]
-        self.skipped = tree["skipped"]
-        self.missing = tree["missing"]
+        self.skipped, self.missing, self.bytes = (tree[name] for name in _COUNTS)
+        if self._coded is not None:
+            self._coded.load_state_dict(tree["coded"])
         ledger = Ledger(self.folder / LEDGER)
         ledger.truncate(self.server.round)
         found = sum(1 for _ in ledger)
@@ -263,6 +288,7 @@ class Simulation:
             skipped=self.skipped,
             missing=self.missing,
             seconds=record.seconds.get("aggregate"),
+            bytes=self.bytes,
         )
 
     def _error(self, honest: list[Update], record: Record) -> float | None:
