@@ -221,12 +221,11 @@ class Host:
 
     def state(self) -> dict[int, State]:
         """The states of estimators and codecs, of the workers that have been asked so far."""
-        coded = {
-            i: {_CODEC + name: value for name, value in state.items()}
-            for i, state in self._sent.items()
-        }
-        known = dict.fromkeys([*self._states, *coded])
-        return {i: {**self._states.get(i, {}), **coded.get(i, {})} for i in known}
+        both = dict(self._states)
+        for i, sent in self._sent.items():
+            coded = {_CODEC + name: value for name, value in sent.items()}
+            both[i] = {**both.get(i, {}), **coded}
+        return both
 
     def load_state(self, states: Mapping[int, State]) -> None:
         """Make the states exactly ``states``; a worker without one starts anew."""
