@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Protocol
 
 from torch import Tensor
 
 from robust_agg import Update
-from robust_agg.codecs import Codec
+from robust_agg.codecs import Codec, privacy
 from robust_agg.codecs.decoder import Decoder
 
 
@@ -38,17 +38,26 @@ class Coded:
         server: what reads the messages.
         byzantine: whose rows the attack makes; nobody's where there is none.
         like: ``(d,)``, of the rows' dtype.
+        delta: δ of the privacy that a codec with noise gives.
     """
 
     def __init__(
-        self, codec: Codec, server: Reading, byzantine: frozenset[int], like: Tensor
+        self,
+        codec: Codec,
+        server: Reading,
+        byzantine: frozenset[int],
+        like: Tensor,
+        *,
+        delta: float,
     ) -> None:
+        self._codec, self._delta = codec, delta
         self._server, self._byzantine = server, byzantine
+        self._messages: dict[int, int] = {}
         self._twins = Decoder(codec, dim=like.numel(), dtype=like.dtype)
 
-    @property
-    def accepted(self) -> dict[int, int]:
-        """What the workers are told of their messages."""
+    def ask(self, workers: Iterable[int]) -> dict[int, int]:
+        """What workers that are asked for a message are told of their last ones; counts them."""
+        self._messages |= {i: self._messages.get(i, 0) + 1 for i in workers}
         known = self._server.accepted
         honest = {i: round for i, round in known.items() if i not in self._byzantine}
         return honest | self._twins.accepted
@@ -67,9 +76,17 @@ class Coded:
         honest = [u for u in updates if not self._lies(u)]
         return honest + self._server.write([u for u in corrupted if self._lies(u)])
 
-    def state_dict(self) -> dict[int, dict[str, Tensor]]:
-        """The Byzantine workers' honest states, as a tree for ``save_checkpoint``."""
-        return self._twins.state_dict()
+    @property
+    def epsilon(self) -> float | None:
+        """ε of the data of the worker that was asked most often; None without noise."""
+        if self._codec.noise == 0:
+            return None
+        most = max(self._messages.values(), default=0)
+        return privacy.epsilon(self._codec, most, delta=self._delta)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Honest states of Byzantine workers, and counts, as a tree for ``save_checkpoint``."""
+        return {"twins": self._twins.state_dict(), "messages": self._messages}
 
     def load_state_dict(self, tree: Any) -> None:
         """Continue where :meth:`state_dict` was taken.
@@ -77,7 +94,8 @@ class Coded:
         Raises:
             ValueError: it was taken of another codec.
         """
-        self._twins.states = self._twins.checked(tree)
+        self._twins.states = self._twins.checked(tree["twins"])
+        self._messages = dict(tree["messages"])
 
     def _lies(self, update: Update) -> bool:
         return update.sender in self._byzantine

@@ -57,6 +57,8 @@ class RunConfig:
     """What every worker does to its gradients before it sends them; 'none' for nothing."""
     codec: str | None = None
     """How workers send their rows: e.g. EF21(compressor=TopK(share=0.01)); 'none' as they are."""
+    delta: float = 1e-5
+    """δ at which the report says the ε of a codec with noise."""
     dataset: Literal["digits", "mnist"] = "digits"
     """digits comes with scikit-learn; mnist from ROBUST_AGG_DATA or a download."""
     partition: str = "Dirichlet(alpha=1.0)"
@@ -113,6 +115,8 @@ class RunConfig:
         if self.deadline is not None and not 0 < self.deadline <= threading.TIMEOUT_MAX:
             limit = f"(0, {threading.TIMEOUT_MAX:.0f}]"
             raise ConfigError(f"deadline must be in {limit} seconds, found {self.deadline}")
+        if not 0 < self.delta < 1:
+            raise ConfigError(f"delta must be in (0, 1), found {self.delta}")
         if not 0 <= self.num_gpus < math.inf:
             raise ConfigError(f"num_gpus must be a number >= 0, found {self.num_gpus}")
         if not 0 <= self.byzantine < self.workers:

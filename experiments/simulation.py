@@ -69,6 +69,8 @@ class Metrics:
         missing: rows so far that were asked for and did not come.
         seconds: of the server's aggregation in this round.
         bytes: of the messages so far.
+        epsilon: the ε, at the run's δ, that the data of the worker asked most often have spent so
+            far; None without noise.
     """
 
     round: int
@@ -80,6 +82,7 @@ class Metrics:
     missing: int
     seconds: float | None
     bytes: int = 0
+    epsilon: float | None = None
 
 
 class AttackError(ValueError):
@@ -115,6 +118,7 @@ class Simulation:
         seed: of sampling and attack.
         sample: workers drawn each round; all if None.
         codec: how rows are sent; as they are, if None.
+        delta: δ of the privacy that a codec with noise gives.
     """
 
     def __init__(
@@ -130,6 +134,7 @@ class Simulation:
         seed: int,
         sample: int | None = None,
         codec: Codec | None = None,
+        delta: float = 1e-5,
     ) -> None:
         self.server, self.transport, self.adversary = server, transport, adversary
         self.byzantine, self.model, self.test = byzantine, model, test
@@ -140,7 +145,7 @@ class Simulation:
         self._coded: Coded | None = None
         if codec is not None:
             liars = frozenset[int]() if adversary is None else adversary.byzantine
-            self._coded = Coded(codec, server, liars, server.parameters())
+            self._coded = Coded(codec, server, liars, server.parameters(), delta=delta)
         self._attack_state: State = {}
         if adversary is not None:
             with _blaming(adversary):
@@ -171,7 +176,7 @@ class Simulation:
             with _blaming(self.adversary):
                 idle = self.adversary.idle(active)
         asked = [worker for worker in active if worker not in idle]
-        accepted = None if self._coded is None else self._coded.accepted
+        accepted = None if self._coded is None else self._coded.ask(asked)
         collection = self.transport.collect(number, parameters, active=asked, accepted=accepted)
         # 2. The adversary sees what its threat model allows and fills the Byzantine rows.
         # By sender, not by who was fast: an attack's sums must not depend on that.
@@ -289,6 +294,7 @@ class Simulation:
             missing=self.missing,
             seconds=record.seconds.get("aggregate"),
             bytes=self.bytes,
+            epsilon=None if self._coded is None else self._coded.epsilon,
         )
 
     def _error(self, honest: list[Update], record: Record) -> float | None:

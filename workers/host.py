@@ -232,8 +232,8 @@ class Host:
         self._states, self._sent = {}, {}
         for i, state in states.items():
             here = to_device(state, self.spec.device)
-            coded = {name for name in here if name.startswith(_CODEC)}
-            own = {name: here[name] for name in here.keys() - coded}
+            coded = [name for name in here if name.startswith(_CODEC)]
+            own = {name: value for name, value in here.items() if name not in coded}
             if own:
                 self._states[i] = own
             if coded:

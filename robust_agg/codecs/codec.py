@@ -40,10 +40,7 @@ class Codec(ABC):
 
     @property
     def noise(self) -> float:
-        """The standard deviation of the noise that a worker adds, relative to what it is to hide.
-
-        That is ‖c‖₂, at most, of what it adds it to; 0 where rows are not private.
-        """
+        """σ/τ, where a payload is ``c + σζ``, ζ standard normal and ‖c‖₂ <= τ; 0 for no noise."""
         return 0.0
 
     @abstractmethod

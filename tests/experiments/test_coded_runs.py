@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import io
+import json
 import shutil
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from rich.console import Console
 from run_samples import STATEFUL, TINY, CtrlC, outcome, quiet, tiny
 
 from attacks import Adversary, SignFlip
-from experiments import assembly, runs, specs
+from experiments import assembly, report, runs, specs
 from experiments.config import ConfigError, RunConfig
 from experiments.run_folder import Training, create, reopen
 from experiments.runs import InterruptedRun
 from experiments.simulation import LEDGER, METRICS, Simulation, read_metrics
-from robust_agg import Ledger, Update
-from robust_agg.codecs import EF21, Clip21, ErrorFeedback, Sign, TopK
+from robust_agg import Ledger
+from robust_agg.codecs import EF21, Clip21, ErrorFeedback, Sign, TopK, privacy
 
 CODED: dict[str, dict[str, Any]] = {
     "ef21": {"codec": "EF21(compressor=RandomK(share=0.1))", "attack": "SignFlip"},
@@ -185,6 +189,48 @@ def test_what_is_no_codec_is_said_in_one_line(text: str, message: str) -> None:
     assert message in str(raised.value)
 
 
-def test_updates_of_a_run_are_data() -> None:
-    """A message under a codec is an update like any other."""
-    assert Update(1, 2, torch.zeros(3, dtype=torch.uint8)).row.dtype == torch.uint8
+def test_the_report_says_what_was_sent_and_spent(tmp_path: Path) -> None:
+    config = tiny(rounds=8, codec="Clip21(tau=0.5, noise=4.0)", delta=1e-3, sample=6)
+    run = create(config, tmp_path)
+    results = {
+        (cell.defence, cell.attacked): metrics
+        for cell, metrics in runs.execute(run, quiet()).items()
+    }
+    for cell in run.trainings:
+        lines = list(Ledger(run.path(cell) / LEDGER))
+        idle = {5, 6} if cell.attacked else set()
+        # Whoever was asked most often in the first 4 rounds, and in all.
+        evaluated = results[cell.defence, cell.attacked]
+        for metrics, part in zip(evaluated, (lines[:4], lines), strict=True):
+            sent = Counter(i for line in part for i in line["senders"] if i not in idle)
+            most = max(sent.values())
+            assert most <= len(part)
+            codec = Clip21(tau=0.5, noise=4.0)
+            assert metrics.epsilon == privacy.epsilon(codec, most, delta=1e-3)
+    console = Console(file=io.StringIO(), width=200, markup=False)
+    console.print(report.table(config, results, tests=10))
+    assert isinstance(console.file, io.StringIO)
+    shown = console.file.getvalue()
+    spent = max(metrics[-1].epsilon or 0 for metrics in results.values())
+    assert f"all data of a worker, in one training: ε = {spent:.3g} at δ = 0.001" in shown
+    size = 6 * 8 * (32 + 8 + 4 * 650)
+    assert f"codec: Clip21(tau=0.5, noise=4.0), {size / 1e6:.3g} MB of messages" in shown
+    report.write_summary(tmp_path / "summary.json", config, results, "", tests=10)
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert summary["privacy"] == {"epsilon": spent, "delta": 1e-3}
+    assert summary["defences"]["VClip"]["bytes"] == size
+
+
+def test_without_noise_the_report_says_nothing_of_privacy(tmp_path: Path) -> None:
+    for codec in (None, "ErrorFeedback"):
+        config = tiny(rounds=4, codec=codec)
+        run = create(config, tmp_path)
+        found = runs.execute(run, quiet())
+        results = {(cell.defence, cell.attacked): metrics for cell, metrics in found.items()}
+        caption = str(report.table(config, results, tests=10).caption)
+        assert "privacy" not in caption
+        assert ("codec: ErrorFeedback, " in caption) == (codec is not None)
+        report.write_summary(tmp_path / "summary.json", config, results, "", tests=10)
+        assert json.loads((tmp_path / "summary.json").read_text())["privacy"] is None
+    with pytest.raises(ConfigError, match=r"^delta must be in \(0, 1\), found 1\.0$"):
+        tiny(delta=1.0)

@@ -65,3 +65,19 @@ def gaussian_delta(epsilon: float, mu: float) -> float:
         return math.erfc(-t / math.sqrt(2)) / 2
 
     return phi(mu / 2 - epsilon / mu) - math.exp(epsilon) * phi(-mu / 2 - epsilon / mu)
+
+
+def divergence(epsilon: float, noise: float, messages: int) -> float:
+    """max over sets S of P(S) - e^ε Q(S), integrated; noise is σ/τ and τ = 1.
+
+    P and Q are of the sum of the messages, on which the likelihood ratio depends alone: normal with
+    means ±messages and variance messages · noise².
+    """
+    scale = noise * math.sqrt(messages)
+    t = np.linspace(-messages - 12 * scale, messages + 12 * scale, 2_000_001)
+
+    def density(mean: float) -> Array:
+        return np.exp(-(((t - mean) / scale) ** 2) / 2) / (scale * math.sqrt(2 * math.pi))
+
+    excess = density(messages) - math.exp(epsilon) * density(-messages)
+    return float(np.trapezoid(np.maximum(excess, 0.0), t))
