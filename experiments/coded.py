@@ -54,6 +54,7 @@ class Coded:
         self._server, self._byzantine = server, byzantine
         self._messages: dict[int, int] = {}
         self._twins = Decoder(codec, dim=like.numel(), dtype=like.dtype)
+        self._reading = self._twins.reading()
 
     def ask(self, workers: Iterable[int]) -> dict[int, int]:
         """What workers that are asked for a message are told of their last ones; counts them."""
@@ -65,9 +66,8 @@ class Coded:
     def shown(self, updates: Sequence[Update]) -> list[Update]:
         """The messages as rows, in the order of their senders; those that are none are left out."""
         own = [u for u in updates if self._lies(u) and u.round == self._server.round]
-        reading = self._twins.reading()
-        rows = reading.rows(own)
-        self._twins.keep(reading)
+        self._reading = self._twins.reading()
+        rows = self._reading.rows(own)
         rows += self._server.read([u for u in updates if not self._lies(u)])
         return sorted(rows, key=lambda update: update.sender)
 
@@ -75,6 +75,10 @@ class Coded:
         """What reaches the server: honest messages, and the attack's rows as messages."""
         honest = [u for u in updates if not self._lies(u)]
         return honest + self._server.write([u for u in corrupted if self._lies(u)])
+
+    def keep(self) -> None:
+        """The round that was shown last counts: the server has not skipped it."""
+        self._twins.keep(self._reading)
 
     @property
     def epsilon(self) -> float | None:

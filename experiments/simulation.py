@@ -200,6 +200,8 @@ class Simulation:
         if self._coded is not None:
             updates = self._coded.sent(messages, updates)
         record = self.server.step(updates, senders=active, refused=collection.refused)
+        if self._coded is not None and record.skipped is None:
+            self._coded.keep()
         self.skipped += record.skipped is not None
         self.missing += len(active) - len(record.senders)
         self.bytes += record.bytes
