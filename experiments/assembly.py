@@ -16,6 +16,7 @@ from experiments.config import ConfigError, RunConfig
 from experiments.data import Dataset
 from experiments.simulation import Aggregating
 from robust_agg import Aggregator, Estimator, Ledger, Server
+from robust_agg.codecs import Codec
 from robust_agg.seeding import derive, generator
 from workers import ray_compat
 from workers.host import HostSpec, LocalSGD
@@ -63,6 +64,7 @@ class ServerFactory:
     lr: float
     quorum: int
     device: str | None
+    codec: Codec | None = None
     ledger: Ledger | None = None
 
     def __call__(self) -> Server:
@@ -76,6 +78,7 @@ class ServerFactory:
             device=self.device,
             ledger=self.ledger,
             quorum=self.quorum,
+            codec=self.codec,
         )
 
 
@@ -92,6 +95,7 @@ def server(
         lr=config.lr,
         quorum=config.quorum,
         device=None if config.device == "auto" else config.device,
+        codec=config.row_codec(),
         ledger=ledger if on_driver else None,
     )
     if on_driver:
@@ -150,6 +154,7 @@ def transport(config: RunConfig, data: Dataset, *, attacked: bool) -> Transport:
         if config.local_steps == 1
         else LocalSGD(steps=config.local_steps, lr=config.local_lr),
         estimator=config.worker_estimator(),
+        codec=config.row_codec(),
         device="cuda" if config.num_gpus > 0 else "cpu",
         threads=config.threads,
     )

@@ -84,6 +84,7 @@ def write_summary(
         "seed": config.seed,
         "rounds": config.rounds,
         "test_samples": tests,
+        "privacy": _privacy(config, results),
         "defences": {d: _final(results[d, False], results[d, True]) for d in config.defences},
     }
     temporary = path.with_name(f".{path.name}")
@@ -99,7 +100,15 @@ def _final(honest: Sequence[Metrics], attacked: Sequence[Metrics]) -> dict[str, 
             content[f"success{suffix}"] = metrics[-1].success
         content[f"skipped{suffix}"] = metrics[-1].skipped
         content[f"missing{suffix}"] = metrics[-1].missing
+        content[f"bytes{suffix}"] = metrics[-1].bytes
     return {**content, "last_evaluation": asdict(attacked[-1])}
+
+
+def _privacy(config: RunConfig, results: Results) -> dict[str, float] | None:
+    """(ε, δ) of the data of the worker that sent most messages, in one training."""
+    spent = [metrics[-1].epsilon for metrics in results.values()]
+    known = [value for value in spent if value is not None]
+    return {"epsilon": max(known), "delta": config.delta} if known else None
 
 
 def _accuracy(metrics: Sequence[Metrics]) -> float | None:
@@ -142,6 +151,17 @@ def _caption(config: RunConfig, results: Results, tests: int) -> list[str]:
         "Byzantine weight: Σ|w| of the Byzantine rows / Σ|w| of all; - for rules without weights",
         "error, Byzantine weight, aggregation ms: means over the evaluated rounds under attack",
     ]
+    if config.row_codec() is not None:
+        sent = [metrics[-1].bytes / 1e6 for metrics in results.values()]
+        lines.append(
+            f"codec: {config.codec}, {_between(min(sent), max(sent))} MB of messages a training"
+        )
+    privacy = _privacy(config, results)
+    if privacy is not None:
+        lines.append(
+            f"privacy: all data of a worker, in one training: ε = {privacy['epsilon']:.3g} "
+            f"at δ = {privacy['delta']:g}"
+        )
     for what, name, most in (
         (f"rounds skipped of {config.rounds} (see ledger.jsonl)", "skipped", config.rounds),
         (f"rows missing of {config.rows * config.rounds}", "missing", config.rows * config.rounds),
@@ -150,6 +170,11 @@ def _caption(config: RunConfig, results: Results, tests: int) -> list[str]:
         if any(counts.values()):
             lines.append(f"{what}: {_each(counts, most)}")
     return lines
+
+
+def _between(least: float, most: float) -> str:
+    low, high = f"{least:.3g}", f"{most:.3g}"
+    return low if low == high else f"{low} to {high}"
 
 
 def _each(counts: Mapping[tuple[str, bool], int], most: int) -> str:

@@ -171,6 +171,8 @@ def _train(run: Run, cell: Training, transport: Transport, progress: Progress, s
             seed=config.seed,
             sample=config.sample,
             goal=assembly.goal(config, run.data),
+            codec=config.row_codec(),
+            delta=config.delta,
         )
         simulation.restore()
         progress.begin(cell.defence, cell.attacked, server.round)

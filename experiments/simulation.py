@@ -17,10 +17,12 @@ import torch
 from torch import Tensor, nn
 
 from attacks import Adversary, FaultyWorkers, Identities, Knowledge
+from experiments.coded import Coded
 from experiments.data import Split
 from robust_agg import Ledger, Record, State, Update
 from robust_agg.admission import Rejection
 from robust_agg.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
+from robust_agg.codecs import Codec
 from robust_agg.seeding import generator
 from robust_agg.span import Geometry
 from workers.transport import Transport
@@ -28,6 +30,8 @@ from workers.transport import Transport
 CHECKPOINT = "checkpoint.safetensors"
 LEDGER = "ledger.jsonl"
 METRICS = "metrics.jsonl"
+
+_COUNTS = ("skipped", "missing", "bytes")
 
 
 class Aggregating(Protocol):
@@ -38,6 +42,10 @@ class Aggregating(Protocol):
 
     @property
     def estimate(self) -> Tensor | None: ...
+    @property
+    def accepted(self) -> dict[int, int]: ...
+    def read(self, updates: list[Update]) -> list[Update]: ...
+    def write(self, updates: list[Update]) -> list[Update]: ...
     def parameters(self) -> Tensor: ...
     def aggregate(self, rows: Tensor) -> Tensor: ...
     def weights_from(self, geometry: Geometry) -> Tensor | None: ...
@@ -64,6 +72,9 @@ class Metrics:
         seconds: of the server's aggregation in this round.
         success: share of the test samples of the attacker's choice that the model labels as the
             attacker wants; None for an attack without such a goal.
+        bytes: of the messages so far.
+        epsilon: the ε, at the run's δ, that the data of the worker asked most often have spent so
+            far; None without noise.
     """
 
     round: int
@@ -75,6 +86,8 @@ class Metrics:
     missing: int
     seconds: float | None
     success: float | None = None
+    bytes: int = 0
+    epsilon: float | None = None
 
 
 class AttackError(ValueError):
@@ -112,6 +125,8 @@ class Simulation:
         folder: where ledger, metrics and checkpoint are.
         seed: of sampling and attack.
         sample: workers drawn each round; all if None.
+        codec: how rows are sent; as they are, if None.
+        delta: δ of the privacy that a codec with noise gives.
     """
 
     def __init__(
@@ -127,12 +142,19 @@ class Simulation:
         seed: int,
         sample: int | None = None,
         goal: tuple[Tensor, Tensor] | None = None,
+        codec: Codec | None = None,
+        delta: float = 1e-5,
     ) -> None:
         self.server, self.transport, self.adversary = server, transport, adversary
         self.byzantine, self.model, self.test = byzantine, model, test
         self.folder, self.seed, self.sample, self.goal = folder, seed, sample, goal
         self.skipped = 0
         self.missing = 0
+        self.bytes = 0
+        self._coded: Coded | None = None
+        if codec is not None:
+            liars = frozenset[int]() if adversary is None else byzantine.at(0)
+            self._coded = Coded(codec, server, liars, server.parameters(), delta=delta)
         self._attack_state: State = {}
         if isinstance(adversary, Adversary):
             with _blaming(adversary):
@@ -165,10 +187,12 @@ class Simulation:
             with _blaming(adversary):
                 idle = adversary.idle(active)
         asked = [worker for worker in active if worker not in idle]
-        collection = self.transport.collect(number, parameters, active=asked)
+        accepted = None if self._coded is None else self._coded.ask(asked)
+        collection = self.transport.collect(number, parameters, active=asked, accepted=accepted)
         # 2. The adversary sees what its threat model allows and fills the Byzantine rows.
         # By sender, not by who was fast: an attack's sums must not depend on that.
-        updates = sorted(collection.updates, key=lambda update: update.sender)
+        messages = sorted(collection.updates, key=lambda update: update.sender)
+        updates = messages if self._coded is None else self._coded.shown(messages)
         honest = [u for u in updates if u.sender not in bad]
         refused = collection.refused
         draw = generator(self.seed, "attack", number)
@@ -179,7 +203,7 @@ class Simulation:
                 )
             refused = (*refused, *lost)
         elif adversary is not None and not honest and Knowledge.HONEST in adversary.attack.knows:
-            updates = []  # It has nothing to make its rows from.
+            updates = messages = []  # It has nothing to make its rows from.
         elif adversary is not None:
             with _blaming(adversary):
                 updates, self._attack_state = adversary.corrupt(
@@ -192,9 +216,14 @@ class Simulation:
                     like=parameters,
                 )
         # 3. Admission, estimate, model step, ledger.
+        if self._coded is not None:
+            updates = self._coded.sent(messages, updates)
         record = self.server.step(updates, senders=active, refused=refused)
+        if self._coded is not None and record.skipped is None:
+            self._coded.keep()
         self.skipped += record.skipped is not None
         self.missing += len(active) - len(record.senders)
+        self.bytes += record.bytes
         return honest, record
 
     def save(self, *, complete: bool = False) -> None:
@@ -217,6 +246,8 @@ class Simulation:
                 "attack": dict(self._attack_state),
                 "skipped": self.skipped,
                 "missing": self.missing,
+                "bytes": self.bytes,
+                "coded": {} if self._coded is None else self._coded.state_dict(),
             },
         )
 
@@ -234,14 +265,15 @@ class Simulation:
                 (self.folder / name).unlink(missing_ok=True)
             return
         tree = load_checkpoint(path)
-        missing = {"server", "workers", "attack", "skipped", "missing"} - set(tree)
+        missing = {"server", "workers", "attack", *_COUNTS, "coded"} - set(tree)
         if missing:
             raise CheckpointError(f"{path}: {', '.join(sorted(missing))} are required, found none")
         self.server.load_state_dict(tree["server"])
         self.transport.load_state({int(i): s for i, s in tree["workers"].items()})
         self._attack_state = tree["attack"]
-        self.skipped = tree["skipped"]
-        self.missing = tree["missing"]
+        self.skipped, self.missing, self.bytes = (tree[name] for name in _COUNTS)
+        if self._coded is not None:
+            self._coded.load_state_dict(tree["coded"])
         ledger = Ledger(self.folder / LEDGER)
         ledger.truncate(self.server.round)
         found = sum(1 for _ in ledger)
@@ -281,6 +313,8 @@ class Simulation:
             missing=self.missing,
             seconds=record.seconds.get("aggregate"),
             success=success,
+            bytes=self.bytes,
+            epsilon=None if self._coded is None else self._coded.epsilon,
         )
 
     def _success(self) -> float | None:

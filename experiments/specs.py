@@ -21,11 +21,13 @@ from typing import Any, TypeAlias
 
 import attacks
 import robust_agg
+import robust_agg.codecs
 from attacks import Attack, DataAttack, Fault
 from experiments import models, partitions
 from experiments.annotations import mismatch
 from robust_agg import Adaptive, Aggregator, Divergence, Estimator, Mixing, chain
 from robust_agg.chain import Chain
+from robust_agg.codecs import Codec, Compressor
 
 Table: TypeAlias = Mapping[str, type]
 
@@ -70,6 +72,12 @@ def parse_estimator(text: str) -> Estimator:
     return found
 
 
+def parse_codec(text: str) -> Codec:
+    """A codec, e.g. ``"EF21(compressor=TopK(share=0.01))"``."""
+    found: Codec = _expect(_only(text, _codecs()), Codec, text, "a codec")
+    return found
+
+
 def parse_attack(text: str, *, num_classes: int) -> AnyAttack:
     """An attack or fault of the library, or ``path/to/file.py:Class(…)`` for one of your own.
 
@@ -108,6 +116,8 @@ def catalogue() -> dict[str, list[type]]:
         "estimators": _exports(robust_agg, Estimator),
         "divergences of OnlineMedian": _exports(robust_agg, Divergence),
         "values of tau": _exports(robust_agg, Adaptive),
+        "codecs": _exports(robust_agg.codecs, Codec),
+        "compressors of codecs": _exports(robust_agg.codecs, Compressor),
         "attacks": _exports(attacks, Attack, DataAttack),
         "faults, in the place of an attack": _exports(attacks, Fault),
         "partitions": _exports(partitions),
@@ -139,6 +149,10 @@ def parse_model(text: str) -> models.Model:
 
 def _rules() -> dict[str, type]:
     return _exports(robust_agg, Aggregator, Estimator, Mixing, Divergence, Adaptive)
+
+
+def _codecs() -> dict[str, type]:
+    return _exports(robust_agg.codecs, Codec, Compressor)
 
 
 def _exports(module: ModuleType, *kinds: type) -> dict[str, type]:

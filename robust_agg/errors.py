@@ -40,17 +40,21 @@ def check_count(who: str, name: str, value: object, *, minimum: int) -> None:
         raise ValueError(f"{who}: {name} must be an integer >= {minimum}, found {shown(value)}")
 
 
-def check_positive(who: str, name: str, value: object) -> None:
-    """Raise ``ValueError`` unless ``value`` is a positive finite number."""
-    if not 0 < _number(value) < float("inf"):
-        raise ValueError(f"{who}: {name} must be a positive finite number, found {shown(value)}")
-
-
-def check_share(who: str, name: str, value: object, *, zero: bool = False) -> None:
-    """Raise ``ValueError`` unless ``value`` is a number in (0, 1), or 0 where ``zero`` says so."""
+def check_positive(who: str, name: str, value: object, *, zero: bool = False) -> None:
+    """Raise ``ValueError`` unless ``value`` is a positive finite number, or 0 where allowed."""
     number = _number(value)
-    if not (0 < number < 1 or (zero and number == 0)):
-        interval = "[0, 1)" if zero else "(0, 1)"
+    if not (0 < number < float("inf") or (zero and number == 0)):
+        kind = "finite number >= 0" if zero else "positive finite number"
+        raise ValueError(f"{who}: {name} must be a {kind}, found {shown(value)}")
+
+
+def check_share(
+    who: str, name: str, value: object, *, zero: bool = False, one: bool = False
+) -> None:
+    """Raise ``ValueError`` unless ``value`` is a number in (0, 1), or an end that is allowed."""
+    number = _number(value)
+    if not (0 < number < 1 or (zero and number == 0) or (one and number == 1)):
+        interval = f"{'[' if zero else '('}0, 1{']' if one else ')'}"
         raise ValueError(f"{who}: {name} must be in {interval}, found {shown(value)}")
 
 

@@ -39,7 +39,6 @@ class RankPool(HostPool):
 
     def __init__(self, specs: Sequence[HostSpec], *, deadline: float | None, quorum: int) -> None:
         super().__init__(specs, deadline=deadline, quorum=quorum)
-        self._row_bytes = 0
         self._answers: _Answers = queue.SimpleQueue()
         self._calls: list[_Calls] = [queue.SimpleQueue() for _ in specs]
         self._lines: list[Line] = []
@@ -94,15 +93,15 @@ class RankPool(HostPool):
         self._leave()
 
     def _publish(self, round: int, parameters: Tensor) -> Tensor:
-        self._row_bytes = parameters.numel() * parameters.element_size()
         return in_bytes(pack_parameters(round, parameters))
 
     def _submit(self, host: int, method: str, *args: Any) -> None:
         match method:
             case "compute":
-                _, published, ids = args
+                _, published, ids, accepted = args
                 most = most_bytes(len(self._ids[host]), self._row_bytes)
-                call = Call("compute", (published, numbers(ids)), most)
+                told = numbers([*ids, *(accepted[i] for i in ids)])
+                call = Call("compute", (published, told), most)
             case "load_state":
                 call = Call("load_state", args)
             case "state":
@@ -141,7 +140,7 @@ class RankHosts(RankPool):
     its states have is believed. ``torchrun`` itself ends all processes when one of them fails.
 
     Args:
-        specs: those of ranks 1, 2, …; only the workers' ids are read here.
+        specs: those of ranks 1, 2, …; only the workers' ids and the codec are read here.
         group: one that sends CPU tensors by gloo; the default group if None.
         deadline: seconds a call may take; None waits for ever.
         quorum: rows without which a round does not count.

@@ -77,7 +77,6 @@ class RayHosts(HostPool):
         ray_compat.connect(cpus=num_cpus * len(specs), address=address)
         self._actors: list[Any] = []
         self._pending: dict[Any, tuple[int, float]] = {}
-        self._row_bytes = 0
         try:
             remote = self._ray.remote(HostActor).options(
                 num_cpus=num_cpus, num_gpus=num_gpus, scheduling_strategy="SPREAD"
@@ -105,7 +104,6 @@ class RayHosts(HostPool):
             ray_compat.disconnect()
 
     def _publish(self, round: int, parameters: Tensor) -> Any:
-        self._row_bytes = parameters.numel() * parameters.element_size()
         return self._ray.put(pack_parameters(round, parameters))
 
     def _submit(self, host: int, method: str, *args: Any) -> None:
@@ -159,8 +157,10 @@ class HostActor:
     def ready(self) -> None:
         """Nothing; answers once the host is built."""
 
-    def compute(self, round: int, parameters: bytes, active: Sequence[int]) -> bytes:
-        return self._host.reply(round, unpack_parameters(parameters).row, active)
+    def compute(
+        self, round: int, parameters: bytes, active: Sequence[int], accepted: Mapping[int, int]
+    ) -> bytes:
+        return self._host.reply(round, unpack_parameters(parameters).row, active, accepted)
 
     def state(self) -> bytes:
         return pack_states(self._host.state())

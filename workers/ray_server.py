@@ -80,6 +80,19 @@ class RayServer:
         found: Tensor | None = self._call("estimate")
         return found
 
+    @property
+    def accepted(self) -> dict[int, int]:
+        found: dict[int, int] = self._call("accepted")
+        return found
+
+    def read(self, updates: Iterable[Update]) -> list[Update]:
+        found: list[Update] = self._call("read", list(updates))
+        return found
+
+    def write(self, updates: Sequence[Update]) -> list[Update]:
+        found: list[Update] = self._call("write", list(updates))
+        return found
+
     def aggregate(self, rows: Tensor) -> Tensor:
         found: Tensor = self._call("aggregate", rows.cpu())
         return found
@@ -163,6 +176,15 @@ class _ServerActor:
     def estimate(self) -> Tensor | None:
         found = self._server.estimate
         return None if found is None else found.cpu()
+
+    def accepted(self) -> dict[int, int]:
+        return self._server.accepted
+
+    def read(self, updates: list[Update]) -> list[Update]:
+        return self._server.read(updates)
+
+    def write(self, updates: list[Update]) -> list[Update]:
+        return self._server.write(updates)
 
     def aggregate(self, rows: Tensor) -> Tensor:
         return self._server.aggregate(rows).cpu()

@@ -48,17 +48,27 @@ class FaultyHost(Host):
         self.plan = spec
 
     def compute(
-        self, round: int, parameters: Tensor, active: Collection[int] | None = None
+        self,
+        round: int,
+        parameters: Tensor,
+        active: Collection[int] | None = None,
+        accepted: Mapping[int, int] | None = None,
     ) -> list[Update]:
         fault = self.plan.faults.get(round, "")
         self._fail(fault)
-        return self._tamper(fault, super().compute(round, parameters, active))
+        return self._tamper(fault, super().compute(round, parameters, active, accepted))
 
-    def reply(self, round: int, parameters: Tensor, active: Collection[int] | None = None) -> bytes:
+    def reply(
+        self,
+        round: int,
+        parameters: Tensor,
+        active: Collection[int] | None = None,
+        accepted: Mapping[int, int] | None = None,
+    ) -> bytes:
         fault = self.plan.faults.get(round, "")
         if not fault.startswith("bytes: "):
-            return super().reply(round, parameters, active)
-        return self._tamper_bytes(fault, super().compute(round, parameters, active))
+            return super().reply(round, parameters, active, accepted)
+        return self._tamper_bytes(fault, super().compute(round, parameters, active, accepted))
 
     def _fail(self, fault: str) -> None:
         match fault:

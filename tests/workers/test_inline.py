@@ -171,9 +171,13 @@ class KeepParameters(FaultyHost):
     """Answers with the parameters as it finds them when it is done."""
 
     def compute(
-        self, round: int, parameters: Tensor, active: Collection[int] | None = None
+        self,
+        round: int,
+        parameters: Tensor,
+        active: Collection[int] | None = None,
+        accepted: Mapping[int, int] | None = None,
     ) -> list[Update]:
-        super().compute(round, parameters, active)
+        super().compute(round, parameters, active, accepted)
         return [Update(i, round, parameters.clone()) for i in active or self.ids]
 
 

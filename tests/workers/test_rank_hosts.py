@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
@@ -165,11 +165,15 @@ class TestHosts:
 
         class Slow(Host):
             def compute(
-                self, round: int, parameters: torch.Tensor, active: Collection[int] | None = None
+                self,
+                round: int,
+                parameters: torch.Tensor,
+                active: Collection[int] | None = None,
+                accepted: Mapping[int, int] | None = None,
             ) -> list[Update]:
                 if round == 0:
                     released.wait(60)
-                return super().compute(round, parameters, active)
+                return super().compute(round, parameters, active, accepted)
 
         class SlowSpec(FaultySpec):
             def build(self) -> Host:
