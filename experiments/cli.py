@@ -21,6 +21,8 @@ from experiments.config import ConfigError, RunConfig
 from experiments.paper.catalogue import STUDIES as FIGURES
 from experiments.paper.catalogue import FigureName
 from experiments.progress import Progress
+from experiments.robustness.catalogue import STUDIES as ROBUSTNESS
+from experiments.robustness.catalogue import RobustnessName
 from experiments.studies import show
 from experiments.studies.study import Preset, Study
 from robust_agg import __version__
@@ -170,6 +172,33 @@ def cluster(
         Where the ranks compute: auto or cpu.
     """
     return _study(CLUSTER[what], ["robust-agg", "cluster", what], preset, out, device)
+
+
+@app.command
+def study(
+    what: RobustnessName,
+    *,
+    preset: Preset = "default",
+    out: Path | None = None,
+    device: str = "auto",
+) -> int:
+    """Put what is said of the rules themselves to numbers.
+
+    Leaves tables, a figure, the numbers and a page in a folder. Called again after Ctrl-C, or a
+    crash, it does what is left.
+
+    Parameters
+    ----------
+    what
+        The study; kappa looks for the worst inputs of every rule that has a proven constant.
+    preset
+        smoke takes seconds, default minutes on two cores.
+    out
+        The study's folder; runs/study/WHAT-PRESET if not given.
+    device
+        Where rows are: auto or cpu.
+    """
+    return _study(ROBUSTNESS[what], ["robust-agg", "study", what], preset, out, device)
 
 
 def _study(

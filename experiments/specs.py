@@ -19,6 +19,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, TypeAlias
 
+from torch import Tensor
+
 import attacks
 import robust_agg
 import robust_agg.codecs
@@ -124,7 +126,11 @@ def catalogue() -> dict[str, list[type]]:
         "models": _exports(models),
     }
     return {
-        kind: [cls for cls in table.values() if not inspect.isabstract(cls)]
+        kind: [
+            cls
+            for cls in table.values()
+            if not inspect.isabstract(cls) and _needed_tensor(cls) is None
+        ]
         for kind, table in kinds.items()
     }
 
@@ -213,6 +219,9 @@ def _build(node: ast.expr, text: str, table: Table, defaults: Mapping[str, Any])
         where = "" if text == name else f"{text!r}: "
         raise SpecError(f"{where}unknown name {name!r}{_nearest(name, table)}")
     cls = table[name]
+    tensor = _needed_tensor(cls)
+    if tensor is not None:
+        raise SpecError(f"{name}: {tensor} is a tensor, which no text can give, found {text!r}")
     arguments = [_value(argument, text, table, defaults) for argument in call.args]
     named: dict[str, Any] = {}
     parameters = _parameters(cls)
@@ -261,6 +270,15 @@ def _parameters(cls: type) -> dict[str, bool] | None:
         for field in dataclasses.fields(cls)
         if field.init
     }
+
+
+def _needed_tensor(cls: type) -> str | None:
+    """The parameter that must be given and is a tensor; None where there is none."""
+    if not dataclasses.is_dataclass(cls):
+        return None
+    needed = _parameters(cls) or {}
+    tensors = [f.name for f in dataclasses.fields(cls) if f.type in (Tensor, "Tensor")]
+    return next((name for name in tensors if needed.get(name)), None)
 
 
 def _nearest(name: str, known: Mapping[str, Any]) -> str:

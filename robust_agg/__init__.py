@@ -12,11 +12,17 @@ bad rows cannot drag away::
 from robust_agg.admission import Rejection
 from robust_agg.aggregator import Aggregator, Explanation, Invariance
 from robust_agg.chain import Chain, chain
+from robust_agg.coordinatewise.beta_trimmed_mean import BetaTrimmedMean
 from robust_agg.coordinatewise.mean_around_median import MeanAroundMedian
 from robust_agg.coordinatewise.median import CoordinateWiseMedian
 from robust_agg.coordinatewise.phocas import Phocas
+from robust_agg.coordinatewise.sign_majority import SignMajority
 from robust_agg.coordinatewise.trimmed_mean import TrimmedMean
 from robust_agg.errors import ConstraintError, TooManyRejectedError
+from robust_agg.filters.clipped_clustering import ClippedClustering
+from robust_agg.filters.divide_and_conquer import DivideAndConquer
+from robust_agg.filters.fl_trust import FLTrust
+from robust_agg.filters.sign_guard import SignGuard
 from robust_agg.ledger import Ledger, Record
 from robust_agg.messages import Update
 from robust_agg.mixings.adaptive_clip import AdaptiveClip
@@ -45,17 +51,21 @@ __all__ = [
     "AdaptiveClip",
     "AdaptiveMomentum",
     "Aggregator",
+    "BetaTrimmedMean",
     "BlockL2",
     "Bucketing",
     "CClip",
     "CenteredClipping",
     "Chain",
     "Clip",
+    "ClippedClustering",
     "ConstraintError",
     "CoordinateWiseMedian",
     "Divergence",
+    "DivideAndConquer",
     "Estimator",
     "Explanation",
+    "FLTrust",
     "GeometricMedian",
     "Huber",
     "Invariance",
@@ -72,6 +82,8 @@ __all__ = [
     "Record",
     "Rejection",
     "Server",
+    "SignGuard",
+    "SignMajority",
     "SignedIncrement",
     "Squared",
     "State",

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from robust_agg import kernels
 from robust_agg.errors import TooManyRejectedError, check_rejected, check_rows
+from robust_agg.kernels.reference import chunks
 from robust_agg.shards import WHOLE, Shards
 from robust_agg.solvers import SolverReport
 from robust_agg.span import Geometry, measure, too_far
@@ -236,11 +237,9 @@ class Weighted(Aggregator):
 
 
 class Coordinatewise(Aggregator):
-    """A rule that averages some of the sorted values of each coordinate, NaN ordered as +Inf.
+    """A rule that treats each coordinate alone: :meth:`of_rows` is all that a subclass adds.
 
-    A subclass says which, by :meth:`kept` and :meth:`far`, and nothing else: a chain asks for them.
-    It needs no look at whole rows, so non-finite values cost no pass; they are discarded
-    coordinate by coordinate with the other extremes.
+    It needs no look at whole rows, so non-finite values cost no pass; each coordinate bears some.
     """
 
     @property
@@ -252,15 +251,8 @@ class Coordinatewise(Aggregator):
         return True
 
     @abstractmethod
-    def kept(self, n: int) -> tuple[int, int]:
-        """``(start, stop)``: the order statistics, from 0, whose mean is the result."""
-
-    def far(self, n: int) -> int | None:
-        """How many values are left out for being farthest from that mean, for a mean of the rest.
-
-        None where the first mean is the result.
-        """
-        return None
+    def of_rows(self, rows: Tensor) -> Tensor:
+        """``(d,)`` of the rows' dtype; not finite in a coordinate where too many values are not."""
 
     def _explain(
         self,
@@ -270,13 +262,7 @@ class Coordinatewise(Aggregator):
         distances: bool,
         shards: Shards = WHOLE,
     ) -> Explanation:
-        n = rows.shape[0]
-        far = self.far(n)
-        if far is None:
-            output = kernels.sorted_mean(rows, *self.kept(n))
-        else:
-            output = kernels.mean_around(rows, *self.kept(n), far)
-        output = self._finite(output, n, shards)
+        output = self.finite(self.of_rows(rows), len(rows), shards)
         return explained(output, rows, distances=distances, shards=shards)
 
     def of_mixed(self, rows: Tensor, coefficients: Tensor, *, shards: Shards = WHOLE) -> Tensor:
@@ -290,11 +276,16 @@ class Coordinatewise(Aggregator):
         Returns:
             ``(d,)`` in at least float32.
         """
-        m = len(coefficients)
-        found = kernels.mixed_order_mean(rows, coefficients, *self.kept(m), self.far(m))
-        return self._finite(found, m, shards)
+        parts = chunks(rows, per_column=2 * sum(coefficients.shape))
+        found = [self.of_rows(kernels.mix(rows[:, part], coefficients)) for part in parts]
+        return self.finite(torch.cat(found), len(coefficients), shards)
 
-    def _finite(self, output: Tensor, n: int, shards: Shards) -> Tensor:
+    def finite(self, output: Tensor, n: int, shards: Shards) -> Tensor:
+        """``output``, made of n rows.
+
+        Raises:
+            TooManyRejectedError: it is not finite, here or where the other columns are.
+        """
         if not shards.finite(kernels.largest(output)):
             raise TooManyRejectedError(
                 f"{self.name}: at most {self.max_rejected(n)} of the n={n} values of a coordinate "

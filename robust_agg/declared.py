@@ -18,7 +18,7 @@ def check_declared(
 
     Whatever n: no part of the rule that knows an f knows a smaller one. With n: ``n >= 2f + 1``,
     the quantile of an adaptive τ is at most (n - f)/n, so that no f rows choose it, and the rule's
-    own :meth:`~robust_agg.Aggregator.check` accepts n rows.
+    own :meth:`~robust_agg.Aggregator.check` accepts n rows, of which it bears f bad ones.
 
     Args:
         rule: an aggregator, such as a chain, or an estimator.
@@ -52,6 +52,11 @@ def check_declared(
         )
     if isinstance(rule, Aggregator):
         rule.check(n)
+        if rule.max_rejected(n) < f:
+            raise ConstraintError(
+                f"{who}: rule must withstand f={f} of n={n} rows, "
+                f"found {rule.name}, which withstands {rule.max_rejected(n)}"
+            )
 
 
 def _parts(rule: Aggregator | Estimator) -> list[object]:

@@ -49,12 +49,18 @@ def check_positive(who: str, name: str, value: object, *, zero: bool = False) ->
 
 
 def check_share(
-    who: str, name: str, value: object, *, zero: bool = False, one: bool = False
+    who: str,
+    name: str,
+    value: object,
+    *,
+    zero: bool = False,
+    one: bool = False,
+    end: float = 1,
 ) -> None:
-    """Raise ``ValueError`` unless ``value`` is a number in (0, 1), or an end that is allowed."""
+    """Raise ``ValueError`` unless ``value`` is in (0, ``end``), or 0 or the end where allowed."""
     number = _number(value)
-    if not (0 < number < 1 or (zero and number == 0) or (one and number == 1)):
-        interval = f"{'[' if zero else '('}0, 1{']' if one else ')'}"
+    if not (0 < number < end or (zero and number == 0) or (one and number == end)):
+        interval = f"{'[' if zero else '('}0, {end}{']' if one else ')'}"
         raise ValueError(f"{who}: {name} must be in {interval}, found {shown(value)}")
 
 

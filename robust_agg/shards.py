@@ -49,6 +49,13 @@ class Shards:
         """
         return slice(None) if here <= count else evenly_spaced(here, count)
 
+    def drawn(self, here: int, count: int, generator: torch.Generator) -> Tensor | slice:
+        """Of ``count`` columns drawn among all, those among the ``here`` that are here.
+
+        All columns where they are not more; nothing is drawn then.
+        """
+        return slice(None) if here <= count else randomly_drawn(here, count, generator)
+
     def distances(self, rows: Tensor, point: Tensor) -> Tensor:
         """``‖x_i - p‖₂`` of whole rows, ``(n,)`` float64 on the CPU; ``rows`` and p as here."""
         return kernels.row_distances(rows, point)
@@ -61,3 +68,20 @@ WHOLE = Shards()
 def evenly_spaced(d: int, count: int) -> Tensor:
     """``(count,)`` places in 0 … d-1, ascending, from the first to the last."""
     return torch.linspace(0, d - 1, count, dtype=torch.float64, device="cpu").long()
+
+
+def randomly_drawn(d: int, count: int, generator: torch.Generator) -> Tensor:
+    """``(count,)`` different places in 0 … d-1, ascending, each set of them as likely.
+
+    In the memory of as many numbers, not of a permutation of all.
+    """
+    few = min(count, d - count)
+    places = torch.empty(0, dtype=torch.int64, device="cpu")
+    while len(places) < few:
+        more = torch.randint(d, (few - len(places),), generator=generator, device="cpu")
+        places = torch.cat([places, more]).unique()
+    if few == count:
+        return places
+    left = torch.ones(d, dtype=torch.bool, device="cpu")
+    left[places] = False
+    return left.nonzero().flatten()

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from robust_agg.aggregator import Coordinatewise, Invariance
+from robust_agg.aggregator import Invariance
+from robust_agg.coordinatewise.order_statistics import OrderStatistics
 from robust_agg.errors import check_count, check_honest_majority
 
 
 @dataclass(frozen=True, kw_only=True)
-class Trimming(Coordinatewise):
+class Trimming(OrderStatistics):
     """A rule that bears f wrong values in each coordinate.
 
     Attributes:

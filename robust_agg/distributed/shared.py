@@ -10,7 +10,7 @@ from torch import Tensor
 
 from robust_agg import kernels
 from robust_agg.distributed.ranks import Ranks
-from robust_agg.shards import Shards, evenly_spaced
+from robust_agg.shards import Shards, evenly_spaced, randomly_drawn
 
 
 class SharedColumns(Shards):
@@ -44,10 +44,13 @@ class SharedColumns(Shards):
         return self._ranks.sum(kernels.row_distances(rows, point).square()).sqrt()
 
     def spread(self, here: int, count: int) -> Tensor | slice:
-        chosen = self._chosen(count)
-        start = sum(self._counts[: self._ranks.rank])
-        stop = start + self._counts[self._ranks.rank]
-        return chosen[(chosen >= start) & (chosen < stop)] - start
+        total = sum(self._counts)
+        return self._own(torch.arange(total) if total <= count else evenly_spaced(total, count))
+
+    def drawn(self, here: int, count: int, generator: torch.Generator) -> Tensor:
+        total = sum(self._counts)
+        every = total <= count
+        return self._own(torch.arange(total) if every else randomly_drawn(total, count, generator))
 
     def join(self, part: Tensor) -> Tensor:
         n, here = part.shape
@@ -59,6 +62,8 @@ class SharedColumns(Shards):
         parts = self._ranks.gather(padded, "the joining of columns")
         return torch.cat([p[:, :count] for p, count in zip(parts, counts, strict=True)], dim=1)
 
-    def _chosen(self, count: int) -> Tensor:
-        total = sum(self._counts)
-        return torch.arange(total) if total <= count else evenly_spaced(total, count)
+    def _own(self, chosen: Tensor) -> Tensor:
+        """Of the places among all columns those that are here, as they are counted here."""
+        start = sum(self._counts[: self._ranks.rank])
+        stop = start + self._counts[self._ranks.rank]
+        return chosen[(chosen >= start) & (chosen < stop)] - start

@@ -402,11 +402,19 @@ def test_list_shows_every_name_with_its_parameters(capsys: pytest.CaptureFixture
     assert call("list") == 0
     shown = capsys.readouterr().out
     for text in (
-        *("GeometricMedian(tolerance=1e-13", "Krum(f)", "Bucketing(s)", "VClip(tau=None"),
+        *(
+            "GeometricMedian(tolerance=1e-13",
+            "Krum(f)",
+            "SignGuard(lower=0.1",
+            "SignMajority()",
+            "Bucketing(s)",
+            "VClip(tau=None",
+        ),
         *("LabelFlip(num_classes, mapping=None)", "Dirichlet(alpha", "SmallCNN(channels=(16, 32))"),
     ):
         assert text in shown
     assert "Chain" not in shown
+    assert "FLTrust" not in shown  # it needs a tensor
     assert ":math:" not in shown
 
 

@@ -33,12 +33,17 @@ from robust_agg import (
     L1,
     Adaptive,
     Aggregator,
+    BetaTrimmedMean,
     Bucketing,
     CClip,
     CenteredClipping,
     Chain,
+    ClippedClustering,
     ConstraintError,
+    CoordinateWiseMedian,
+    DivideAndConquer,
     Estimator,
+    FLTrust,
     GeometricMedian,
     Huber,
     Krum,
@@ -64,6 +69,10 @@ DEFENCES: dict[str, Aggregator | Estimator] = {
     "Bucketing(s=2)+NearestNeighborMixing(f=2)+Mean": chain(
         Bucketing(s=2), NearestNeighborMixing(f=2), Mean()
     ),
+    "BetaTrimmedMean(beta=0.2)": BetaTrimmedMean(beta=0.2),
+    "CoordinateWiseMedian(even='lower')": CoordinateWiseMedian(even="lower"),
+    "DivideAndConquer(iterations=3)": DivideAndConquer(f=3, iterations=3),
+    "ClippedClustering(window=50)": ClippedClustering(window=50),
     "VClip": VClip(),
     "VClip(tau=1)": VClip(tau=1),
     "VClip(tau=0.1, fusion='batch')": VClip(tau=0.1, fusion="batch"),
@@ -102,12 +111,13 @@ def concrete(module: ModuleType, *kinds: type) -> list[type]:
     ]
 
 
-# A Chain is written with '+'.
-@pytest.mark.parametrize(
-    "rule", [rule for rule in concrete(robust_agg, Aggregator, Estimator) if rule is not Chain]
-)
+# A Chain is written with '+', and FLTrust needs a tensor.
+RULES = [r for r in concrete(robust_agg, Aggregator, Estimator) if r not in (Chain, FLTrust)]
+
+
+@pytest.mark.parametrize("rule", RULES)
 def test_every_rule_and_estimator_of_the_library_has_a_name(rule: type) -> None:
-    needs = {Momentum: "beta=0.9", CenteredClipping: "radius=1.0"}
+    needs = {Momentum: "beta=0.9", CenteredClipping: "radius=1.0", BetaTrimmedMean: "beta=0.2"}
     assert type(parse_defence(f"{rule.__name__}({needs.get(rule, '')})", f=1)) is rule
 
 
@@ -180,6 +190,9 @@ def test_a_partition_and_a_model() -> None:
         ("VClip(fusion='all')", "VClip: fusion must be one of 'sequential', 'averaged', 'batch', "),
         ("OnlineMedian(divergence=3)", "OnlineMedian: divergence must be Divergence, found 3"),
         ("Chain(mixings=(1,), rule=Mean)", "Chain: mixings must be Sequence[Mixing], found (1,)"),
+        ("FLTrust", "FLTrust: reference is a tensor, which no text can give, found 'FLTrust'"),
+        ("FLTrust(reference=[1.0])", "FLTrust: reference is a tensor, which no text can give"),
+        ("CoordinateWiseMedian(even='upper')", "even must be one of 'midpoint', 'lower', found"),
         ("Mean(1)", "takes 1 positional argument but 2 were given"),
         ("Bucketing", "Bucketing"),
         ("NearestNeighborMixing", "a defence is required, found NearestNeighborMixing"),

@@ -12,12 +12,16 @@ F = 2
 
 @dataclass(frozen=True)
 class Row:
-    """A rule for F Byzantine rows, the smallest n it accepts, and from which n it bears F."""
+    """A rule for F Byzantine rows, the smallest n it accepts, and from which n it bears F.
+
+    Whether it is robust, and whether its result is near the rows: of the same row n times that row.
+    """
 
     make: Callable[[], ra.Aggregator]
     smallest: int = 1
     bears: int = 2 * F + 1
     robust: bool = True
+    estimates: bool = True
 
     def __str__(self) -> str:
         return self.make().name
@@ -35,6 +39,26 @@ RULES = [
     Row(lambda: ra.TrimmedMean(f=F), smallest=2 * F + 1),
     Row(lambda: ra.MeanAroundMedian(f=F), smallest=2 * F + 1),
     Row(lambda: ra.Phocas(f=F), smallest=2 * F + 1),
+    Row(lambda: ra.CoordinateWiseMedian(even="lower")),
+    Row(lambda: ra.BetaTrimmedMean(beta=0.4)),
+    Row(ra.SignMajority, estimates=False),
+    Row(lambda: ra.DivideAndConquer(f=F, coordinates=4), smallest=2 * F + 1),
+    Row(
+        lambda: ra.DivideAndConquer(f=F, iterations=3, coordinates=3, filtering=0.5),
+        smallest=2 * F + 1,
+    ),
+    Row(ra.SignGuard),
+    Row(lambda: ra.SignGuard(share=0.7, bandwidth=0.2)),
+    Row(
+        lambda: ra.chain(ra.NearestNeighborMixing(f=F), ra.SignMajority()),
+        smallest=2 * F + 1,
+        estimates=False,
+    ),
+    Row(
+        lambda: ra.chain(ra.NearestNeighborMixing(f=F), ra.DivideAndConquer(f=F, coordinates=4)),
+        smallest=2 * F + 1,
+    ),
+    Row(lambda: ra.chain(ra.Clip(threshold=1.0), ra.SignGuard())),
     Row(lambda: ra.chain(ra.NearestNeighborMixing(f=F), ra.TrimmedMean(f=F)), smallest=2 * F + 1),
     Row(lambda: ra.chain(ra.NearestNeighborMixing(f=F), ra.GeometricMedian()), smallest=2 * F + 1),
     Row(lambda: ra.chain(ra.NearestNeighborMixing(f=F), ra.Krum(f=F)), smallest=2 * F + 3),

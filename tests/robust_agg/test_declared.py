@@ -63,6 +63,19 @@ def test_a_rule_that_withstands_f_passes_with_and_without_n(rule: Rule) -> None:
             r"^TrimmedMean: n >= 2f \+ 1 is required, found n=2, f=1$",
         ),
         (
+            ra.BetaTrimmedMean(beta=0.1),
+            2,
+            10,
+            "^me: rule must withstand f=2 of n=10 rows, found BetaTrimmedMean, which withstands 1$",
+        ),
+        (
+            ra.chain(ra.Bucketing(s=2), ra.GeometricMedian()),
+            2,
+            5,
+            r"^me: rule must withstand f=2 of n=5 rows, found Bucketing\+GeometricMedian, which "
+            "withstands 1$",
+        ),
+        (
             ra.VClip(tau=ra.Adaptive(quantile=0.9)),
             2,
             10,
@@ -120,6 +133,7 @@ def test_no_f_rows_choose_the_quantile_of_a_rule_that_passes(quantile: float) ->
     [
         (lambda: ra.Krum(f=1), 1, 4),
         (ra.Mean, 2, 4),
+        (lambda: ra.BetaTrimmedMean(beta=0.1), 2, 10),
         (lambda: ra.VClip(tau=ra.Adaptive(quantile=0.9)), 2, 10),
         (lambda: ra.chain(ra.Bucketing(s=2), ra.TrimmedMean(f=1)), 1, 4),
     ],

@@ -20,10 +20,13 @@ Class = type[Any]
 # What the parameters without a default may be.
 NEEDED: dict[Class, dict[str, Any]] = {
     ra.AdaptiveClip: {"f": 1},
+    ra.BetaTrimmedMean: {"beta": 0.2},
     ra.Bucketing: {"s": 2},
     ra.BlockL2: {"sizes": (1, 2)},
     ra.Chain: {"mixings": [ra.Bucketing(s=2)], "rule": ra.Mean()},
     ra.Clip: {"threshold": 1.0},
+    ra.DivideAndConquer: {"f": 1},
+    ra.FLTrust: {"reference": torch.ones(2)},
     ra.Huber: {"delta": 1.0},
     ra.Krum: {"f": 1},
     ra.MeanAroundMedian: {"f": 1},
@@ -65,6 +68,8 @@ MAY_BE = {
     (ra.CenteredClipping, "radius", "None"),
     (ra.CenteredClipping, "start", "None"),
     (ra.CenteredClipping, "start", "a tensor"),
+    (ra.FLTrust, "reference", "a tensor"),
+    (ra.SignGuard, "bandwidth", "None"),
     (ra.MultiKrum, "m", "None"),
     (ra.Chain, "mixings", "a list"),
     # No memory is taken by a count.
@@ -89,6 +94,10 @@ MAY_BE = {
             (ra.MeanAroundMedian, "f"),
             (ra.Phocas, "f"),
             (ra.AdaptiveClip, "f"),
+            (ra.DivideAndConquer, "f"),
+            (ra.DivideAndConquer, "iterations"),
+            (ra.DivideAndConquer, "coordinates"),
+            (ra.ClippedClustering, "window"),
         ]
     ),
     *((c, "sender", value) for c in DATA for value in ("-1", "a huge number")),

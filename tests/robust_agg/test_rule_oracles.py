@@ -10,6 +10,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from oracles import filters
 from oracles import rules as oracle
 from torch import Tensor
 
@@ -49,6 +50,9 @@ PAIRS: list[tuple[ra.Aggregator, Callable[[Array], Array]]] = [
     (ra.TrimmedMean(f=F), lambda x: oracle.trimmed_mean(x, F)),
     (ra.MeanAroundMedian(f=F), lambda x: oracle.mean_around_median(x, F)),
     (ra.Phocas(f=F), lambda x: oracle.phocas(x, F)),
+    (ra.CoordinateWiseMedian(even="lower"), filters.lower_median),
+    (ra.BetaTrimmedMean(beta=0.3), lambda x: filters.beta_trimmed_mean(x, 3, 10)),
+    (ra.SignMajority(), filters.sign_majority),
     (ra.Krum(f=F), lambda x: oracle.krum(x, F)),
     (ra.MultiKrum(f=F), lambda x: oracle.multi_krum(x, F, len(x) - F)),
     (ra.MultiKrum(f=F, m=3), lambda x: oracle.multi_krum(x, F, 3)),

@@ -32,9 +32,11 @@ RULES: dict[str, Callable[[], Rule]] = {
     "vclip sequential": lambda: ra.VClip(fusion="sequential"),
     "cclip batch": lambda: ra.CClip(fusion="batch"),
     "signed increment": lambda: ra.SignedIncrement(tau=0.1),
+    "clipped clustering": ra.ClippedClustering,
+    "sign guard": ra.SignGuard,
 }
 DEFENCES = [name for name in RULES if name != "mean"]
-RANDOM = {"bucketing", "vclip sequential"}
+RANDOM = {"bucketing", "vclip sequential", "sign guard"}
 every_rule = pytest.mark.parametrize("rule", RULES)
 DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
 every_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=str)

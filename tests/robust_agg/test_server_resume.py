@@ -34,6 +34,7 @@ RULES: dict[str, Callable[[], Rule]] = {
     "vclip sequential": lambda: ra.VClip(fusion="sequential"),
     "vclip batch": lambda: ra.VClip(fusion="batch"),
     "cclip": ra.CClip,
+    "clipped clustering": ra.ClippedClustering,
     "momentum": lambda: ra.Momentum(beta=0.9),
 }
 PAIRS = [
