@@ -17,6 +17,7 @@ from robust_agg.aggregator import Aggregator, Explanation
 from robust_agg.declared import check_declared
 from robust_agg.errors import (
     ConstraintError,
+    SearchLimitError,
     TooManyRejectedError,
     as_integer,
     check_choice,
@@ -139,8 +140,8 @@ class Server:
             refused: what the transport already knows to be missing or malformed.
 
         Raises:
-            ConstraintError, TooManyRejectedError: with ``on_failure="raise"``, a round that cannot
-                be trusted; the ledger has its line all the same.
+            ConstraintError, SearchLimitError, TooManyRejectedError: with ``on_failure="raise"``, a
+                round that cannot be trusted; the ledger has its line all the same.
         """
         begun = time.perf_counter()
         refused = tuple(refused)
@@ -151,7 +152,7 @@ class Server:
         seconds = {"admit": time.perf_counter() - begun}
         try:
             record = self._trusted(admitted, seconds)
-        except (ConstraintError, TooManyRejectedError) as error:
+        except (ConstraintError, SearchLimitError, TooManyRejectedError) as error:
             zero = admitted.rows.new_zeros(admitted.rows.shape[1])
             norms = kernels.row_distances(admitted.rows, zero) if admitted.senders else zero[:0]
             bad = (~(norms <= too_far(admitted.rows.dtype))).nonzero().flatten().tolist()

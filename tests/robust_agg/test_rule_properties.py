@@ -208,8 +208,9 @@ def test_more_than_the_tolerated_number_of_nan_rows_raises(row: Row) -> None:
     rule = row.make()
     n = row.smallest + 4
     rows = draw(0, n)
-    # Buckets average over their finite members, so only all of them are certainly too many.
-    count = n if rule.name.startswith("Bucketing") else rule.max_rejected(n) + 1
+    # Groups average over their finite members, so only all of them are certainly too many.
+    grouped = rule.name.startswith(("Bucketing", "Resample"))
+    count = n if grouped else rule.max_rejected(n) + 1
     rows[:count] = math.nan
     with pytest.raises(TooManyRejectedError, match=rule.name.replace("+", "|")) as caught:
         run(rule, rows)
