@@ -44,7 +44,8 @@ class Bulyan(Aggregator):
     @property
     def invariances(self) -> frozenset[Invariance]:
         # Where nothing is left out it is the mean, which follows rotations too.
-        return frozenset(Invariance) - ({Invariance.ROTATION} if self.f > 0 else set())
+        kept = KrumSelection(f=self.f, rounds=self.rounds).invariances
+        return kept - ({Invariance.ROTATION} if self.f > 0 else set())
 
     @property
     def shardable(self) -> bool:

@@ -62,7 +62,10 @@ class KrumSelection(Mixing):
 
     @property
     def invariances(self) -> frozenset[Invariance]:
-        return frozenset(Invariance)
+        # Not permutation where the last rounds have one neighbour or none to go by: the nearest two
+        # rows have the same score then, and the lowest is selected.
+        tied = self.rounds == "one by one" and 0 < self.f < 3
+        return frozenset(Invariance) - ({Invariance.PERMUTATION} if tied else set())
 
     def check(self, n: int) -> int:
         if n < 2 * self.f + 3:

@@ -169,18 +169,13 @@ def near_median(rows: Array, far: int) -> Array:
     return out
 
 
-def medoid(rows: Array) -> Array:
-    """The row with the least sum of distances to all rows, ties to the lowest index.
+def medoid(rows: Array) -> int:
+    """The place of the row with the least sum of distances to all rows, the first of several.
 
-    El Mhamdi et al. 2018, section 2 (there called GeoMed). Distances are added in ascending order.
+    El Mhamdi et al. 2018, section 2 (there called GeoMed).
     """
-    sums = []
-    for row in rows:
-        total = 0.0
-        for distance in sorted(math.sqrt(float(np.sum((row - other) ** 2))) for other in rows):
-            total += distance
-        sums.append(total)
-    return rows[min(range(len(rows)), key=lambda i: (sums[i], i))].copy()
+    sums = [geometric_median_objective(rows, row) for row in rows]
+    return min(range(len(rows)), key=lambda i: (sums[i], i))
 
 
 def diameter(rows: Array) -> float:
@@ -205,8 +200,7 @@ def minimum_diameter_averaging(rows: Array, f: int) -> Array:
 
 def top_eigenvalue(rows: Array) -> float:
     """The largest eigenvalue of (1/n) Σ (x_i - x̄)(x_i - x̄)ᵀ."""
-    centred = rows - mean(rows)
-    return float(np.linalg.eigvalsh(centred.T @ centred / len(rows))[-1])
+    return float(np.linalg.norm(rows - mean(rows), ord=2) ** 2 / len(rows))
 
 
 def smallest_eigenvalue_set(rows: Array, f: int) -> tuple[int, ...]:

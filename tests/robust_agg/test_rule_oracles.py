@@ -61,15 +61,6 @@ PAIRS: list[tuple[ra.Aggregator, Callable[[Array], Array]]] = [
         ra.MultiKrum(f=F, neighbours="n-f-1"),
         lambda x: oracle.multi_krum(x, F, len(x) - F, neighbours=len(x) - F - 1),
     ),
-    (
-        ra.MultiKrum(f=F, m=2, neighbours="n-f-1", distances="plain"),
-        lambda x: oracle.multi_krum(x, F, 2, neighbours=len(x) - F - 1, squared=False),
-    ),
-    (
-        ra.Krum(f=F, distances="plain"),
-        lambda x: oracle.multi_krum(x, F, 1, squared=False),
-    ),
-    (ra.MedoidMedian(), oracle.medoid),
     (ra.MoNNA(f=F), lambda x: oracle.nearest_to_reference(x, F, 0)),
     (ra.MoNNA(f=F, reference=4), lambda x: oracle.nearest_to_reference(x, F, 4)),
     (ra.CGE(f=F), lambda x: oracle.comparative_gradient_elimination(x, F)),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -40,12 +41,12 @@ def draw(seed: int, n: int, d: int, f: int, kind: str) -> Array:
 def chosen(rule: ra.Aggregator, rows: Array) -> list[int]:
     weights = rule.weights(torch.from_numpy(rows))
     places = weights.nonzero().flatten().tolist()
-    assert torch.equal(weights[places], torch.full((len(places),), 1 / len(places)).double())
+    assert weights[places].tolist() == [1 / len(places)] * len(places)
     return places
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(seed=seeds, n=st.integers(1, 10), d=st.integers(1, 6), data=st.data())
 def test_no_set_has_a_smaller_diameter(
     kind: str, seed: int, n: int, d: int, data: st.DataObject
@@ -63,7 +64,7 @@ def test_no_set_has_a_smaller_diameter(
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(seed=seeds, n=st.integers(1, 10), d=st.integers(1, 6), data=st.data())
 def test_no_set_has_a_smaller_top_eigenvalue(
     kind: str, seed: int, n: int, d: int, data: st.DataObject
@@ -77,6 +78,41 @@ def test_no_set_has_a_smaller_top_eigenvalue(
     assert oracle.top_eigenvalue(rows[found]) <= least * (1 + 2e-9) + 1e-12
     if kind == "integers" and least > 1e-9:
         assert tuple(found) == expected
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@settings(max_examples=25, deadline=None)
+@given(seed=seeds, n=st.integers(1, 16), d=st.integers(1, 6))
+def test_no_row_has_a_smaller_sum_of_distances(kind: str, seed: int, n: int, d: int) -> None:
+    """Of an even number of numbers, both in the middle have the least, but for rounding."""
+    rows = draw(seed, n, d, (n - 1) // 2, kind)
+    (found,) = chosen(ra.MedoidMedian(), rows)
+    expected = oracle.medoid(rows)
+    least = oracle.geometric_median_objective(rows, rows[expected])
+    assert oracle.geometric_median_objective(rows, rows[found]) <= least * (1 + 1e-9) + 1e-9
+    if kind == "integers" and d == 1:
+        assert found == expected
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("neighbours", ["n-f-2", "n-f-1"])
+@settings(max_examples=25, deadline=None)
+@given(seed=seeds, n=st.integers(7, 16), d=st.integers(1, 6), m=st.integers(1, 5))
+def test_no_rows_have_smaller_scores_of_plain_distances(
+    neighbours: Any, kind: str, seed: int, n: int, d: int, m: int
+) -> None:
+    """Numbers in a row often have scores that are equal but for rounding."""
+    rows = draw(seed, n, d, 2, kind)
+    q = n - 2 - int(neighbours[-1])
+    rule = ra.MultiKrum(f=2, m=m, neighbours=neighbours, distances="plain")
+    found = chosen(rule, rows)
+    order = oracle.krum_order(rows, 2, neighbours=q, squared=False)
+    scores = oracle.krum_scores(rows, 2, neighbours=q, squared=False)
+    limit = scores[order[m - 1]]
+    assert len(found) == m
+    assert (scores[found] <= limit * (1 + 1e-9) + 1e-9).all()
+    if kind == "integers" and d == 1:
+        assert found == sorted(order[:m])
 
 
 @pytest.mark.parametrize(
@@ -231,9 +267,13 @@ def test_a_reference_that_is_rejected_fails_the_round() -> None:
     rows = torch.randn(7, 3, generator=torch.Generator().manual_seed(0))
     rows[2] = torch.nan
     assert ra.MoNNA(f=2, reference=1)(rows).isfinite().all()
-    with pytest.raises(ra.TooManyRejectedError, match="^MoNNA: the reference .* found row 2 reject"):
+    with pytest.raises(
+        ra.TooManyRejectedError, match=r"^MoNNA: the reference .* found row 2 reject"
+    ):
         ra.MoNNA(f=2, reference=2)(rows)
-    with pytest.raises(ra.TooManyRejectedError, match="^CenteredClipping: start .* row 2 rejected"):
+    with pytest.raises(
+        ra.TooManyRejectedError, match=r"^CenteredClipping: start .* row 2 rejected"
+    ):
         ra.CenteredClipping(start=2)(rows)
 
 
@@ -291,9 +331,9 @@ def test_kappa_holds_against_rows_that_hide_at_any_distance(
         return
     g = torch.Generator().manual_seed(n)
     worst = 0.0
-    for scale in [0.5, 1, 1.5, 2, 3, 5, 10, 100]:
+    for scale in [0.5, 1, 2, 3, 10]:
         for spread in [0.0, 0.5]:
-            for d in (1, 3, 30):
+            for d in (1, 20):
                 honest = torch.randn(n - f, d, generator=g, dtype=torch.float64)
                 away = torch.randn(d, generator=g, dtype=torch.float64)
                 away *= scale * honest.square().sum(dim=1).mean().sqrt() / away.norm()
@@ -331,7 +371,7 @@ def test_the_filter_leaves_out_rows_one_after_the_other(dtype: torch.dtype, far:
 
 
 def test_the_filter_is_that_of_its_oracle() -> None:
-    for seed in range(40):
+    for seed in range(12):
         for n, f, d in [(5, 2, 3), (7, 1, 1), (9, 3, 20), (14, 4, 5)]:
             rows = draw(seed, n, d, f, "outliers" if seed % 2 else "normal")
             found = ra.CAF(f=f)(torch.from_numpy(rows)).numpy()
@@ -343,7 +383,7 @@ def test_the_filter_ends_where_all_rows_that_are_left_are_one() -> None:
     rows = torch.zeros(7, 3)
     rows[0] = 5
     assert torch.equal(ra.CAF(f=2)(rows), torch.zeros(3))
-    assert torch.equal(ra.CAF(f=2)(rows * 0 + 7), torch.full((3,), 7.0))
+    torch.testing.assert_close(ra.CAF(f=2)(rows * 0 + 7), torch.full((3,), 7.0))
 
 
 @pytest.mark.parametrize("ratio", [1.0, 1e3, 1e6])
