@@ -20,7 +20,7 @@ from robust_agg.errors import TooManyRejectedError, check_rejected, check_rows
 from robust_agg.kernels.reference import chunks
 from robust_agg.shards import WHOLE, Shards
 from robust_agg.solvers import SolverReport
-from robust_agg.span import Geometry, measure, too_far
+from robust_agg.span import Geometry, measure, measure_norms, too_far
 
 
 class Invariance(enum.Enum):
@@ -199,6 +199,10 @@ class Weighted(Aggregator):
     def shardable(self) -> bool:
         return True
 
+    def loses_digits(self, geometry: Geometry) -> bool:
+        """Whether ``geometry`` tells too little of norms that this rule goes by: see ``Mixing``."""
+        return False
+
     @abstractmethod
     def weigh(self, geometry: Geometry, generator: torch.Generator | None) -> Weighing:
         """Weights ``(m,)`` of the geometry's m points; 0 for the rejected ones."""
@@ -219,10 +223,15 @@ class Weighted(Aggregator):
         distances: bool,
         shards: Shards = WHOLE,
     ) -> Explanation:
-        geometry, _ = measure(rows, shards=shards)
+        if self.sees_distances:
+            geometry, _ = measure(rows, shards=shards)
+        else:
+            geometry = measure_norms(rows, shards=shards)
         check_rejected(
             self.name, geometry.rejected_count, self.max_rejected(len(geometry)), len(geometry)
         )
+        if self.loses_digits(geometry):
+            geometry = geometry.about_origin(rows, geometry.accepted, shards=shards)
         weights, solver = self.weigh(geometry, generator)
         output = kernels.combine(rows, weights)
         return explained(

@@ -138,6 +138,8 @@ class Chain(Aggregator):
             geometry = geometry.mixed(*mixing.mix(geometry, generator))
         _check(self.rule.name, self.rule, geometry)
         if isinstance(self.rule, Weighted):
+            if self.rule.loses_digits(geometry):
+                geometry = geometry.about_origin(rows, original.accepted, shards=shards)
             weights, solver = self.rule.weigh(geometry, generator)
             over_rows = weights @ geometry.coefficients
             return explained(

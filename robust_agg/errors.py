@@ -18,6 +18,10 @@ class TooManyRejectedError(ValueError):
     """More rows are non-finite or too far to measure than the rule can bear."""
 
 
+class SearchLimitError(ValueError):
+    """An exact search takes more steps than its rule allows; it does not approximate instead."""
+
+
 def check_rows(who: str, rows: Tensor) -> None:
     """Raise ``ValueError`` unless ``rows`` is a floating tensor ``(n, d)`` with n, d >= 1."""
     if not isinstance(rows, Tensor):

@@ -19,6 +19,7 @@ from robust_agg.codecs.decoder import Decoder, Reading
 from robust_agg.declared import check_declared
 from robust_agg.errors import (
     ConstraintError,
+    SearchLimitError,
     TooManyRejectedError,
     as_integer,
     check_choice,
@@ -172,8 +173,8 @@ class Server:
             refused: what the transport already knows to be missing or malformed.
 
         Raises:
-            ConstraintError, TooManyRejectedError: with ``on_failure="raise"``, a round that cannot
-                be trusted; the ledger has its line all the same.
+            ConstraintError, SearchLimitError, TooManyRejectedError: with ``on_failure="raise"``, a
+                round that cannot be trusted; the ledger has its line all the same.
         """
         begun = time.perf_counter()
         refused = tuple(refused)
@@ -187,7 +188,7 @@ class Server:
         seconds = {"admit": time.perf_counter() - begun}
         try:
             record = self._trusted(admitted, arrived, seconds)
-        except (ConstraintError, TooManyRejectedError) as error:
+        except (ConstraintError, SearchLimitError, TooManyRejectedError) as error:
             zero = admitted.rows.new_zeros(admitted.rows.shape[1])
             norms = kernels.row_distances(admitted.rows, zero) if admitted.senders else zero[:0]
             bad = (~(norms <= too_far(admitted.rows.dtype))).nonzero().flatten().tolist()

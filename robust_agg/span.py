@@ -90,6 +90,12 @@ class Geometry:
         reach = self._mass.abs() * self.centre_norm.sqrt() + self.coefficients.abs() @ lengths
         return self.precision * reach.square()
 
+    def loses_norms(self, least: float = 0.0) -> bool:
+        """Whether an accepted point's norm may be off by more than 1e-5 of it, or of ``least``."""
+        relevant = self.squared_norms.sqrt().clamp(min=least).square()
+        doubtful = self.rounding > 2 * _ACCURACY * relevant
+        return bool((doubtful & self.accepted).any())
+
     @cached_property
     def squared_distances(self) -> Tensor:
         """``(m, m)`` of ‖p_i - p_k‖²; 0 on the diagonal, Inf where either point is rejected."""
@@ -268,3 +274,5 @@ def _exact_gram(rows: Tensor, extra: Tensor | None) -> Tensor:
 
 _EXACT_NUMBERS = 1 << 20
 _UNDERFLOW = float(torch.finfo(torch.float32).tiny / torch.finfo(torch.float32).eps)
+_ACCURACY = 1e-5
+# Relative error of a norm, twice which is that of its square, up to which rules go by it.

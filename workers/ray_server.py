@@ -14,6 +14,7 @@ from robust_agg import (
     Ledger,
     Record,
     Rejection,
+    SearchLimitError,
     Server,
     TooManyRejectedError,
     Update,
@@ -198,7 +199,7 @@ class _ServerActor:
         """The round's line and, with ``on_failure="raise"``, why it was skipped."""
         try:
             self._server.step(updates, senders=senders, refused=refused)
-        except (ConstraintError, TooManyRejectedError) as error:
+        except (ConstraintError, SearchLimitError, TooManyRejectedError) as error:
             return self._line.record, error
         return self._line.record, None
 
