@@ -115,7 +115,10 @@ def test_a_job_goes_on_over_machines_after_a_rank_was_killed(tmp_path: Path) -> 
         for command in agents("ddp", setting, 1, 2, restarts=1)
     ]  # fmt: skip
     try:
-        until(lambda: (out / checkpoint.NAME).exists() or any(a.poll() is not None for a in job))
+        until(
+            lambda: (out / checkpoint.NAME).exists() or any(a.poll() is not None for a in job),
+            seconds=120,
+        )
         # The agent of the first starts its rank again as an attempt that the other never counts.
         os.kill(*ranks_of(job[0].pid).values(), signal.SIGKILL)
         said = "".join([agent.communicate(timeout=120)[0] for agent in job])
@@ -191,7 +194,7 @@ def test_a_rank_that_stalls_ends_the_others_with_one_line(tmp_path: Path) -> Non
             assert "Traceback" not in error
 
 
-@pytest.mark.parametrize(("script", "number"), [("fsdp", signal.SIGSTOP), ("fsdp", signal.SIGKILL)])
+@pytest.mark.parametrize(("script", "number"), [("fsdp", signal.SIGSTOP), ("ddp", signal.SIGKILL)])
 def test_torchs_own_collectives_end_too(script: str, number: int, tmp_path: Path) -> None:
     setting = replace(SMALL, out=tmp_path, steps=10_000, timeout=1.0, defence="mean")
     with by_hand(script, setting, RANKS) as ranks:

@@ -150,7 +150,8 @@ class TestHosts:
         with serving(specs[0], specs[0]) as (group, _), pytest.raises(HostError, match=found):
             RankHosts(specs, group)
 
-    def test_a_rank_that_serves_nothing_is_named(self) -> None:
+    def test_a_rank_that_serves_nothing_is_named(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("workers.rank_hosts._PATIENCE", 0.5)  # with one that never hears it
         specs = spec().split(2)
         driver, first, _ = groups(3)
         with ThreadPoolExecutor(1) as pool:
