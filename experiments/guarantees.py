@@ -93,5 +93,6 @@ def shown_knowledge(cls: type) -> str:
         Knowledge.OWN: "its own rows",
         Knowledge.HONEST: "honest rows",
         Knowledge.DEFENCE: "the defence",
+        Knowledge.ESTIMATE: "the last estimate",
     }
     return ", ".join(text for kind, text in words.items() if kind in made.knows) or "nothing"

@@ -55,3 +55,5 @@ def test_what_an_attack_reads() -> None:
     assert shown_knowledge(attacks.ALittleIsEnough) == "honest rows"
     assert shown_knowledge(attacks.GaussianNoise) == "nothing"
     assert shown_knowledge(attacks.LabelFlip) == "its own data"
+    assert shown_knowledge(attacks.ROP) == "honest rows, the last estimate"
+    assert shown_knowledge(attacks.OptimalIPM) == "honest rows, the defence"
