@@ -223,7 +223,7 @@ class Simulation:
             self._coded.keep()
         self.skipped += record.skipped is not None
         self.missing += len(active) - len(record.senders)
-        self.bytes += record.bytes
+        self.bytes += record.bytes or 0
         return honest, record
 
     def save(self, *, complete: bool = False) -> None:

@@ -25,7 +25,8 @@ class Record:
         distances: ‖x_i - estimate‖₂ per sender; None where it cannot be measured.
         rejected: messages that do not count, and why.
         clipped: senders whose message was longer than the codec allows, and counts as clipped.
-        bytes: of the messages that arrived, in their byte format, whether they count or not.
+        bytes: of the messages that arrived, in their byte format, whether they count or not; None
+            where there are no messages, as in a collective.
         estimate_norm: ‖estimate‖₂; None in a skipped round.
         skipped: why the model did not step, or None.
         solver: iterations, residual and reason, where the rule has a solver.
@@ -38,7 +39,7 @@ class Record:
     distances: tuple[float | None, ...] = ()
     rejected: tuple[Rejection, ...] = ()
     clipped: tuple[int, ...] = ()
-    bytes: int = 0
+    bytes: int | None = None
     estimate_norm: float | None = None
     skipped: str | None = None
     solver: Mapping[str, Any] | None = None

@@ -8,8 +8,8 @@ one of
     μ = 2τ√T/σ = 2√T/noise,    δ(ε) = Φ(μ/2 - ε/μ) - e^ε Φ(-μ/2 - ε/μ)
 
 (Balle and Wang, "Improving the Gaussian mechanism for differential privacy", 2018, Theorem 8; Dong,
-Roth and Su, "Gaussian differential privacy", 2022, Corollary 2). There is nothing to be estimated,
-and no accountant is needed, which would compute an upper bound of the same number.
+Roth and Su, "Gaussian differential privacy", 2022). There is nothing to be estimated: accountants,
+such as those of Opacus, give upper bounds of this very number.
 
 What is private is all of one worker's data (one data set is replaced by any other) towards all who
 see its messages, the server among them: local differential privacy. Messages that were lost or did

@@ -17,7 +17,7 @@ _SCALE, _BITS = "scale", "bits"
 class Sign(Compressor):
     """``C(x) = (‖x‖₁/d) sign(x)``, contractive with α = ‖x‖₁²/(d‖x‖₂²) >= 1/d.
 
-    The compressor of EF-signSGD (Karimireddy et al., 2019, Algorithm 1 and Lemma 8). A bit has no
+    The compressor of EF-signSGD (Karimireddy et al., 2019, Algorithm 1). A bit has no
     third value: the sign of 0, of either sign, is +1 here, which leaves ‖C(x) - x‖ what it is with
     any other choice (in signSGD it is 0).
     """

@@ -18,7 +18,7 @@ class TopK(Compressor):
     """The k = ⌈share · d⌉ coordinates of largest magnitude; contractive with α = k/d.
 
     Of equal ones those of lowest index. Alistarh et al., "The convergence of sparsified gradient
-    methods", 2018; as a compressor of EF21: Richtárik et al., 2021, section 2.
+    methods", 2018; as a compressor of EF21: Richtárik et al., 2021.
 
     Attributes:
         share: of the coordinates, in (0, 1].

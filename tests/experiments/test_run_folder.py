@@ -38,6 +38,8 @@ CHANGES: dict[str, Any] = {
     "aggregator": ["Mean"],
     "estimator": ["CClip"],
     "local_estimator": None,
+    "codec": "ErrorFeedback",
+    "delta": 1e-6,
     "dataset": "mnist",
     "partition": "IID",
     "model": "LogisticRegression",

@@ -92,3 +92,21 @@ def test_delta_is_a_share(delta: float) -> None:
         spent(1.0, 1, delta)
     with pytest.raises(ValueError, match=r"^epsilon: messages must be an integer >= 0, found -1$"):
         spent(1.0, -1, 1e-5)
+
+
+@pytest.mark.filterwarnings("ignore")  # of a grid of orders that ends before the best one
+@pytest.mark.parametrize(
+    ("noise", "messages"), [(2.0, 1), (10.0, 10), (20.0, 100), (40.0, 200), (3.0, 20), (200.0, 5)]
+)
+def test_accountants_of_opacus_give_upper_bounds_of_it(noise: float, messages: int) -> None:
+    accountants = pytest.importorskip("opacus.accountants")
+    found = spent(noise, messages, 1e-5)
+    bounds = []
+    for make in (accountants.PRVAccountant, accountants.RDPAccountant):
+        accountant = make()
+        # σ relative to the sensitivity, which is 2τ; every message, and no sampling.
+        accountant.history = [(noise / 2, 1.0, messages)]
+        bounds.append(accountant.get_epsilon(1e-5))
+    prv, rdp = bounds
+    assert found <= prv <= found + 0.03
+    assert prv <= rdp + 0.03

@@ -328,3 +328,32 @@ def test_a_liar_is_bound_by_the_decoder_whatever_it_sends() -> None:
 def test_a_server_says_what_a_codec_is() -> None:
     with pytest.raises(ValueError, match="codec must be an instance of Codec, found"):
         fresh(Clip21)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("name", ["ef21", "clip21", "private clip21"])
+def test_rows_of_every_dtype_are_read(name: str, dtype: torch.dtype) -> None:
+    codec = CODECS[name]
+    server, workers = fresh(codec, model=perceptron(dtype)), Workers(codec)
+    for record in rounds(server, workers, 5):
+        assert record.clipped == ()
+        assert record.skipped is None
+    for update in server.read(workers.send(server)):
+        assert update.row.dtype == dtype
+    for i in range(N - 1):
+        assert shift(server, i).dtype == torch.promote_types(dtype, torch.float32)
+        kept = {state["kept/round"].item(): state for state in [workers.states[i]]}
+        assert torch.equal(kept[server.accepted[i]]["kept/shift"], shift(server, i))
+
+
+def test_a_liar_that_begins_anew_is_near_to_nothing() -> None:
+    """Which it may do in every round: the row is then no longer than τ."""
+    codec = Clip21(tau=0.5)
+    server, workers = fresh(codec), Workers(codec)
+    like = server.parameters()
+    for _ in range(3):
+        lie = {"values": torch.full_like(like, 1e3)}
+        anew = Update(4, server.round, wire.pack(codec, lie, NOTHING, like))
+        record = server.step([*workers.send(server, range(N - 1)), anew], senders=range(N))
+        assert record.clipped == (4,)
+        assert float(shift(server, 4).double().norm()) == pytest.approx(0.5, rel=1e-5)
