@@ -23,6 +23,7 @@ from robust_agg.errors import ConstraintError, SearchLimitError, TooManyRejected
 from robust_agg.filters.clipped_clustering import ClippedClustering
 from robust_agg.filters.divide_and_conquer import DivideAndConquer
 from robust_agg.filters.fl_trust import FLTrust
+from robust_agg.filters.flame import FLAME
 from robust_agg.filters.sign_guard import SignGuard
 from robust_agg.ledger import Ledger, Record
 from robust_agg.messages import Update
@@ -57,6 +58,7 @@ from robust_agg.weightings.smoothed_geometric_median import SmoothedGeometricMed
 __all__ = [
     "CAF",
     "CGE",
+    "FLAME",
     "L1",
     "L2",
     "SMEA",

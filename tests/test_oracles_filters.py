@@ -88,6 +88,17 @@ def test_average_linkage_by_hand() -> None:
     assert filters.larger_of_two(np.ones((4, 4)) - np.eye(4)) == [0, 1, 2]
 
 
+def test_a_majority_by_hand() -> None:
+    points = np.array([0.0, 10.0, 1.0, 11.0, 3.0])
+    distances = np.abs(points[:, None] - points)
+    assert filters.first_majority(distances) == [0, 2, 4]
+    assert filters.first_majority(distances[:4, :4]) == [0, 1, 2, 3]
+    assert filters.first_majority(np.zeros((1, 1))) == [0]
+    rows = np.array([[3.0, 0.0], [0.0, 9.0], [8.0, 0.0], [5.0, 0.0], [0.0, 0.0]])
+    # Of norms 3, 9, 8, 5, 0 the median is 5.
+    near(filters.flame(rows), [(3 + 5 + 5) / 3, 0])
+
+
 def test_clipped_clustering_by_hand() -> None:
     rows = np.array([[4.0, 0.0], [2.0, 0.0], [0.0, -9.0], [6.0, 0.0], [0.0, 0.0]])
     near(filters.cosine_distances(rows)[0], [0, 0, 1, 0, 1])

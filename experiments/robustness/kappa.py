@@ -39,7 +39,7 @@ class Kappa(Study):
 
     title: ClassVar[str] = "κ: the largest error found, beside what theory allows"
 
-    cases: tuple[tuple[int, int], ...] = ((5, 1), (5, 2), (7, 2), (9, 3))
+    cases: tuple[tuple[int, int], ...] = ((5, 2), (7, 2), (9, 3))
     """n and f."""
     samples: int = 2000
     climbs: int = 4
@@ -50,7 +50,10 @@ class Kappa(Study):
     def preset(cls, name: Preset) -> Self:
         if name == "smoke":
             return cls(cases=((5, 1), (7, 2)), samples=60, climbs=1, steps=40, decides=False)
-        return cls(samples=20_000, climbs=30, steps=1000) if name == "full" else cls()
+        if name == "full":
+            cases = ((5, 1), (5, 2), (7, 2), (9, 3), (11, 2), (11, 4))
+            return cls(cases=cases, samples=20_000, climbs=30, steps=1000)
+        return cls()
 
     def pieces(self, folder: Path) -> Mapping[str, Piece]:
         return {f"n={n} f={f}": partial(self._case, n, f) for n, f in self.cases}
@@ -121,9 +124,9 @@ class Kappa(Study):
             heights = [names.index(row["rule"]) + 0.2 * place for row in some]
             look: dict[str, Any] = {"color": colour, "marker": marker, "linestyle": "none"}
             found, constants = ([row[what] for row in some] for what in ("found", "constant"))
-            axes.plot(found, heights, label=f"found, {mixing}", **look)
+            axes.plot(found, heights, label=f"found, {_after(mixing)}", **look)
             hollow = {**look, "markerfacecolor": "white"}
-            axes.plot(constants, heights, label=f"constant, {mixing}", **hollow)
+            axes.plot(constants, heights, label=f"constant, {_after(mixing)}", **hollow)
         axes.grid(alpha=0.25)
 
     def tables(self, rows: Sequence[Row]) -> Mapping[str, Table]:
@@ -191,9 +194,12 @@ def _mixings(rows: Sequence[Row]) -> list[str]:
     return list(dict.fromkeys(row["mixing"] for row in rows))
 
 
+def _after(mixing: str) -> str:
+    return mixing if mixing == ALONE else f"after {mixing}"
+
+
 def _about(row: Row) -> str:
-    after = "" if row["mixing"] == ALONE else f" after {row['mixing']}"
-    return f"{row['rule']}{after} (n={row['n']}, f={row['f']})"
+    return f"{row['rule']} {_after(row['mixing'])} (n={row['n']}, f={row['f']})"
 
 
 def _table(rows: Sequence[Row]) -> Table:
@@ -202,6 +208,5 @@ def _table(rows: Sequence[Row]) -> Table:
         (row["rule"], row["mixing"]): f"{row['found']:.3g} of {row['constant']:.3g}" for row in rows
     }
     names = dict.fromkeys(row["rule"] for row in rows)
-    heads = [mixing if mixing == ALONE else f"after {mixing}" for mixing in mixings]
     lines = [[name, *(cells.get((name, mixing), "-") for mixing in mixings)] for name in names]
-    return [["rule", *heads], *lines]
+    return [["rule", *map(_after, mixings)], *lines]

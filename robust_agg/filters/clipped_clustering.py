@@ -12,7 +12,7 @@ from torch import Tensor
 from robust_agg import kernels
 from robust_agg.aggregator import Explanation, Invariance, explained
 from robust_agg.errors import check_count, check_rejected, check_rows
-from robust_agg.filters.clusters import larger_of_two
+from robust_agg.filters.clusters import cosine_distances, larger_of_two
 from robust_agg.online.estimator import ESTIMATE, Estimator
 from robust_agg.shards import WHOLE, Shards
 from robust_agg.span import too_far
@@ -93,7 +93,7 @@ class ClippedClustering(Estimator):
         remembered, seen = remember(norms[accepted], state[NORMS], int(state[SEEN]))
         middle = float(np.nanmedian(remembered.numpy()))
         places = accepted.nonzero().flatten()
-        together = places[larger_of_two(cosine_distances(gram[places][:, places]).numpy())]
+        together = places[larger_of_two(cosine_distances(gram[places][:, places].numpy()))]
         lengths = norms[together]
         weights = torch.zeros(n, dtype=torch.float64, device="cpu")
         weights[together] = torch.where(lengths > middle, middle / lengths, 1.0) / len(together)
@@ -124,10 +124,3 @@ def remember(norms: Tensor, remembered: Tensor, seen: int) -> tuple[Tensor, int]
     new = remembered.clone()
     new[places[-window:]] = entering[-window:]
     return new, seen + count
-
-
-def cosine_distances(gram: Tensor) -> Tensor:
-    """``1 - ⟨x_i, x_j⟩/(‖x_i‖‖x_j‖)``, ``(m, m)``, from the rows' Gram matrix; 1 for a row of 0."""
-    lengths = gram.diagonal().sqrt()
-    units = torch.where(lengths > 0, 1 / lengths, 0.0)
-    return 1 - gram * units * units[:, None]

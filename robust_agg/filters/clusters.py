@@ -1,4 +1,4 @@
-"""Two clusterings of a few points, exact and without a library: mean shift, average linkage."""
+"""Clusterings of a few points, exact and without a library: mean shift, two kinds of linkage."""
 
 from __future__ import annotations
 
@@ -36,6 +36,10 @@ def mean_shift(points: Matrix, bandwidth: float) -> Labels:
 
     Comaniciu & Meer, "Mean Shift: A Robust Approach Toward Feature Space Analysis", PAMI 2002, with
     the flat kernel.
+
+    Args:
+        points: of whole numbers where h is 0, whose means do not round.
+        bandwidth: h >= 0.
     """
     places, of, counts = np.unique(points, axis=0, return_inverse=True, return_counts=True)
     reach = bandwidth**2 * _ROUNDING
@@ -85,6 +89,51 @@ def larger_of_two(distances: Matrix) -> list[int]:
         means[i, gone] = means[gone, i] = means[i, i] = np.inf
     largest = max(len(some) for some in members.values())
     return sorted(next(some for some in members.values() if len(some) == largest))
+
+
+def first_majority(distances: Matrix, size: int) -> list[int]:
+    """The first cluster of single linkage that has ``size`` points or more, ascending.
+
+    Points no farther apart than a distance are linked; this grows until enough are linked to each
+    other. Where ``size`` is more than half of the points there is one such cluster, and it is what
+    HDBSCAN (Campello, Moulavi & Sander 2013) with that least size and no smoothing makes of a
+    single cluster: at any distance at most one part is large enough to go on as the cluster.
+    Distances are rounded to 2⁻³⁰ first, so that equal ones are.
+
+    Args:
+        distances: ``(n, n)``, symmetric.
+        size: from 1 to n, more than n/2.
+    """
+    n = len(distances)
+    lengths = np.rint(distances / _QUANTUM)
+    # A shortest tree has all that linking looks at, one edge a point.
+    nearest, of = lengths[0].copy(), np.zeros(n, dtype=np.int64)
+    outside = np.arange(n) > 0
+    edges: list[tuple[float, int, int]] = []
+    for _ in range(n - 1):
+        j = int(np.where(outside, nearest, np.inf).argmin())
+        edges.append((float(nearest[j]), int(of[j]), j))
+        outside[j] = False
+        closer = lengths[j] < nearest
+        nearest[closer], of[closer] = lengths[j][closer], j
+    labels = np.arange(n)
+    edges.sort(key=lambda edge: edge[0])
+    for place, (length, i, j) in enumerate(edges):
+        labels[labels == labels[j]] = labels[i]
+        # Of links as long, none is before another.
+        last = place + 1 == len(edges) or edges[place + 1][0] > length
+        largest = np.bincount(labels).argmax()
+        if last and (labels == largest).sum() >= size:
+            return [int(k) for k in np.flatnonzero(labels == largest)]
+    return list(range(n))
+
+
+def cosine_distances(gram: Matrix) -> Matrix:
+    """``1 - ⟨x_i, x_j⟩/(‖x_i‖‖x_j‖)``, ``(n, n)``, from the rows' Gram matrix; 1 for a row of 0."""
+    lengths = np.sqrt(gram.diagonal())
+    units = np.divide(1.0, lengths, out=np.zeros(len(gram)), where=lengths > 0)
+    distances: Matrix = 1 - gram * units * units[:, None]
+    return distances
 
 
 def _squares(a: Matrix, b: Matrix) -> Matrix:

@@ -20,8 +20,8 @@ class FLTrust(Aggregator):
     """``(1/Σ_j t_j) Σ_i t_i (‖g₀‖/‖x_i‖) x_i`` with the trust ``t_i = max(0, cos(x_i, g₀))``.
 
     Cao, Fang, Liu & Gong, "FLTrust: Byzantine-robust Federated Learning via Trust Bootstrapping",
-    NDSS 2021, algorithm 2. g₀ is the server's own row, from a small data set
-    that it trusts: make a rule with it each round. So any number of rows may be bad.
+    NDSS 2021, algorithm 2. g₀ is the server's own row, from a small data set that it trusts: make a
+    rule with it each round. So any number of rows may be bad.
 
     Where no row is trusted the result is g₀ itself, on which the paper is silent. A rejected row is
     not trusted, nor one beside which g₀ is too long to be measured, such as 0: it has no direction.

@@ -90,6 +90,7 @@ UNFIT: dict[str, tuple[Any, dict[str, Any], type[Exception], str]] = {
     "Krum's n": (ra.Krum(f=2), {}, ConstraintError, "n >= 2f [+] 3"),
     "quantile": (ra.VClip(tau=ra.Adaptive(quantile=0.9)), {"f": 1}, ConstraintError, "quantile"),
     "a start": (ra.CenteredClipping(start=torch.zeros(6)), {}, ValueError, "needs whole rows"),
+    "noise": (ra.FLAME(), {}, ValueError, "found FLAME, which needs whole rows"),
     "a reference": (ra.FLTrust(reference=torch.ones(6)), {}, ValueError, "needs whole rows"),
     "chained": (
         ra.chain(ra.Clip(threshold=1.0), ra.CenteredClipping(start=torch.zeros(6))),

@@ -24,6 +24,7 @@ SEPARABLE: list[Rule] = [
     ra.Momentum(tau=0.3),
     ra.CClip(tau=0.01),
     ra.CClip(tau=0.01, fusion="batch"),
+    ra.SignMajority(),
     ra.SignedIncrement(tau=0.01),
 ]
 WHOLE: list[Rule] = [
@@ -37,6 +38,7 @@ WHOLE: list[Rule] = [
     ra.VClip(fusion="batch"),
     ra.VClip(fusion="sequential"),
     ra.CClip(),
+    ra.ClippedClustering(),
 ]
 
 
@@ -110,7 +112,11 @@ def test_without_a_scaler_too_many_bad_rows_are_an_error_on_every_rank(
     assert len({str(error) for error in errors}) == 1
 
 
-@pytest.mark.parametrize("rule", [ra.VClip(tau=0.5), ra.VClip(), ra.CClip(tau=0.01)], ids=name)
+@pytest.mark.parametrize(
+    "rule",
+    [ra.VClip(tau=0.5), ra.VClip(), ra.CClip(tau=0.01), ra.ClippedClustering()],
+    ids=name,
+)
 def test_a_hook_s_state_goes_into_a_checkpoint(
     ranks: RankGroups, rule: Rule, tmp_path: Path
 ) -> None:

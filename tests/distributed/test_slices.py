@@ -13,7 +13,7 @@ from robust_agg.distributed import ranks
 from robust_agg.distributed.asked import asked_for, check_usable, layout_of
 from robust_agg.distributed.layout import Layout
 from robust_agg.distributed.slices import Slices
-from robust_agg.shards import WHOLE, evenly_spaced
+from robust_agg.shards import WHOLE, evenly_spaced, randomly_drawn
 
 DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
@@ -173,3 +173,7 @@ def test_where_all_columns_are_here_sums_are_what_was_measured() -> None:
     chosen = WHOLE.spread(9, 5)
     assert isinstance(chosen, Tensor)
     assert chosen.tolist() == [0, 2, 4, 6, 8]
+    assert WHOLE.drawn(9, 9, torch.Generator()) == slice(None)
+    drawn = WHOLE.drawn(9, 5, torch.Generator().manual_seed(3))
+    assert isinstance(drawn, Tensor)
+    assert drawn.tolist() == randomly_drawn(9, 5, torch.Generator().manual_seed(3)).tolist()

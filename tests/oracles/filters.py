@@ -203,6 +203,37 @@ def larger_of_two(distances: Array) -> list[int]:
     return sorted(next(cluster for cluster in clusters if len(cluster) == largest))
 
 
+def first_majority(distances: Array) -> list[int]:
+    """The points of the first cluster that is a majority when links grow from the shortest on.
+
+    Points are linked that are no farther apart than some distance; links as long within 1e-8 come
+    at once.
+    """
+    n = len(distances)
+    for length in sorted(distances[np.triu_indices(n, 1)].tolist()):
+        for first in range(n):
+            cluster, grown = {first}, True
+            while grown:
+                more = {j for i in cluster for j in range(n) if distances[i, j] <= length + 1e-8}
+                grown = not more <= cluster
+                cluster |= more
+            if len(cluster) > n / 2:
+                return sorted(cluster)
+    return list(range(n))
+
+
+def flame(rows: Array) -> Array:
+    """The mean of the majority's rows, clipped to the median of all norms; without the noise.
+
+    Nguyen et al. 2022, "FLAME: taming backdoors in federated learning", Algorithm 1.
+    """
+    lengths = [float(np.linalg.norm(row)) for row in rows]
+    middle = (sorted(lengths)[(len(rows) - 1) // 2] + sorted(lengths)[len(rows) // 2]) / 2
+    kept = first_majority(cosine_distances(rows))
+    clipped = [rows[i] * (middle / lengths[i]) if lengths[i] > middle else rows[i] for i in kept]
+    return np.mean(clipped, axis=0)
+
+
 def clipped_clustering(rows: Array, earlier_norms: Sequence[float]) -> tuple[Array, list[float]]:
     """The mean of the larger cluster by cosine distance, clipped to the median of all norms so far.
 

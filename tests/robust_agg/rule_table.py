@@ -65,6 +65,7 @@ RULES = [
     ),
     Row(ra.SignGuard),
     Row(lambda: ra.SignGuard(share=0.7, bandwidth=0.2)),
+    Row(lambda: ra.FLAME(noise=0.0)),
     Row(
         lambda: ra.chain(ra.NearestNeighborMixing(f=F), ra.SignMajority()),
         smallest=2 * F + 1,
