@@ -132,15 +132,31 @@ class Geometry:
         return places, gram
 
     def mixed(self, mixing: Tensor, accepted: Tensor) -> Geometry:
-        """The geometry of the points ``mixing @ points``, ``mixing`` of shape ``(m', m)``."""
+        """The geometry of the points ``mixing @ points``, ``mixing`` of shape ``(m', m)``.
+
+        A point of far rows that cancel is nowhere to be found among their roundings: it is
+        rejected.
+        """
+        together = mixing * self.accepted if self.mixing is None else mixing @ self.mixing
+        accepted = accepted & ~self._lost(together, accepted)
         return Geometry(
-            mixing=mixing * self.accepted if self.mixing is None else mixing @ self.mixing,
+            mixing=together * accepted[:, None],
             accepted=accepted,
             centre_norm=self.centre_norm,
             centre_products=self.centre_products,
             deviations=self.deviations,
             precision=self.precision,
         )
+
+    def _lost(self, together: Tensor, accepted: Tensor) -> Tensor:
+        """``(m',)`` bool: points whose error is more than their spread, and than that of most."""
+        spread = ((together @ self.deviations) * together).sum(dim=1).clamp(min=0)
+        lengths = self.deviations.diagonal().clamp(min=0).sqrt()
+        error = self.precision * (together.abs() @ lengths).square()
+        if not bool((error > spread).any()):
+            return torch.zeros_like(accepted)
+        typical = spread[accepted].median() if bool(accepted.any()) else spread.new_zeros(())
+        return (error > spread) & (error > typical)
 
     def about_origin(self, rows: Tensor, accepted: Tensor, *, shards: Shards = WHOLE) -> Geometry:
         """The same points measured anew, about the origin and in float64.

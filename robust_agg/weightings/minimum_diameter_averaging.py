@@ -27,9 +27,9 @@ _TIE = 1e-9
 def smallest_diameter(distances: Tensor, count: int, *, who: str) -> tuple[list[int], int]:
     """The ``count`` rows with the least largest distance between two of them.
 
-    Of several such sets, to one part in 10⁹, the lexicographically lowest. A diameter t is possible where leaving out
-    m - ``count`` rows, a vertex cover of the pairs farther apart than t, leaves no such pair; the
-    least one is found by bisection over the distances that there are.
+    Of several such sets, to one part in 10⁹, the lexicographically lowest. A diameter t is possible
+    where leaving out m - ``count`` rows, a vertex cover of the pairs farther apart than t, leaves
+    no such pair; the least one is found by bisection over the distances that there are.
 
     Args:
         distances: ``(m, m)``, squared, finite.

@@ -35,7 +35,9 @@ def test_every_number_of_rows(path: str, n: int) -> None:
     rows = draw(n, 131, torch.float32, seed=n)
     with on_path(path):
         # Not one of an even number, whose middle two are as near to their midpoint.
-        for far in {0, n // 4, (n - 1) // 2, n // 2, 2 * n // 3, max(0, n - 2 + n % 2)}:
+        for far in {0, n // 4, (n - 1) // 2, n // 2, 2 * n // 3, n - 2, n - 1}:
+            if far < 0 or (far == n - 1 and n % 2 == 0):
+                continue
             for start, stop in centres(n, far):
                 found = kernels.mean_around(rows, start, stop, far)
                 expected = mean_around_oracle(rows, start, stop, far)
