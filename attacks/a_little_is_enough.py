@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from attacks.attack import Attack
+from attacks.moments import mean_and_std, scattered_rows
 from attacks.threat import Knowledge, View
 from robust_agg.types import State
 
@@ -102,16 +103,8 @@ class ALittleIsEnough(Attack):
     def __call__(
         self, view: View, state: State, generator: torch.Generator
     ) -> tuple[Tensor, State]:
-        rows = view.honest if self.of == "honest" else view.own
-        if len(rows) < 2:
-            # One row has no scatter: the attack would send an honest row without a word.
-            raise ValueError(
-                f"ALittleIsEnough: a standard deviation needs 2 {self.of} rows, "
-                f"found {len(rows)} of n={view.n}"
-            )
+        rows = scattered_rows("ALittleIsEnough", view, self.of)
         z = z_max(view.n, view.byzantine) if self.z is None else self.z
-        # A narrow dtype would lose the small shift the attack is about in the sums.
-        wide = rows.to(torch.promote_types(rows.dtype, torch.float32))
-        std, mean = torch.std_mean(wide, dim=0, correction=self.ddof)
+        mean, std = mean_and_std(rows, ddof=self.ddof)
         row = (mean + self.sign * z * std).to(view.dtype)
         return row.expand(view.byzantine, -1), state

@@ -97,6 +97,8 @@ class Adversary:
             own=[*(updates[i].row for i in places), *[like] * len(idle)],
             honest=[u.row for u in updates if u.sender not in self.byzantine],
             defence=defence,
+            senders=[*(updates[i].sender for i in places), *idle],
+            honest_senders=[u.sender for u in updates if u.sender not in self.byzantine],
         )
         rows, state = self._ask(view, state, generator)
         received = list(updates)
@@ -127,22 +129,6 @@ class Adversary:
             )
         # A copy: what the attack keeps of its answer, in its state say, is no longer what it sent.
         return rows.detach().clone(memory_format=torch.contiguous_format), state
-
-
-def byzantine_ids(n: int, count: int, generator: torch.Generator | None = None) -> frozenset[int]:
-    """Which of the workers 0, ..., n-1 are Byzantine.
-
-    Without a generator the last ``count``, so that the first n - count are honest, with the same
-    data, whatever the attack; with one a uniformly random choice, for one draw per run.
-
-    Raises:
-        ValueError: not 0 <= count <= n.
-    """
-    if not 0 <= count <= n:
-        raise ValueError(f"byzantine_ids: 0 <= count <= n is required, found n={n}, count={count}")
-    if generator is None:
-        return frozenset(range(n - count, n))
-    return frozenset(torch.randperm(n, generator=generator)[:count].tolist())
 
 
 def _check_alike(updates: Sequence[Update]) -> None:

@@ -72,3 +72,16 @@ class DataAttack(ABC):
             Inputs and targets of the same shapes; a part the attack leaves alone may be the very
             tensor it was given.
         """
+
+    def goal(self, inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor] | None:
+        """What a model is asked to find out whether the attack has succeeded.
+
+        Args:
+            inputs: clean test inputs, examples first; not changed.
+            targets: their targets.
+
+        Returns:
+            Inputs and the targets the attacker wants the model to give to them, which the success
+            rate is the share of; None for an attack whose success is bad accuracy.
+        """
+        return None

@@ -55,7 +55,7 @@ class GaussianNoise(Attack):
     ) -> tuple[Tensor, State]:
         # Drawn wide and on the CPU, where the generator is, so that every device draws the same.
         wide = torch.promote_types(view.dtype, torch.float32)
-        drawn = torch.randn(view.byzantine, view.dim, dtype=wide, generator=generator)
+        drawn = torch.randn(view.byzantine, view.dim, dtype=wide, generator=generator, device="cpu")
         noise = (self.mean + self.scale * drawn).to(view.device)
         rows = noise if self.around == "zero" else view.own.to(wide) + noise
         return rows.to(view.dtype), state

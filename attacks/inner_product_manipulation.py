@@ -25,8 +25,8 @@ class InnerProductManipulation(Attack):
     ε > h/k on.
 
     The paper's ε is used here, by Karimireddy, He, Jaggi (2022), with 0.1 as here,
-    and by Blades as ``scale``. The ``tau`` of ByzFL and the ``factor`` of the older EPFL code
-    measure from the mean, (1-τ) ḡ: ε = τ - 1.
+    by Blades as ``scale`` and by ByzFL as ``tau``, with 2. The ``factor`` of the older EPFL code
+    measures from the mean, (1-τ) ḡ: ε = τ - 1.
 
     Args:
         epsilon: the factor, > 0.

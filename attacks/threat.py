@@ -9,6 +9,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from robust_agg.span import Geometry
 from robust_agg.torch_compat import in_memory
 
 
@@ -20,12 +21,14 @@ class Knowledge(enum.Flag):
         OWN: the rows the attackers themselves would have sent, had they been honest.
         HONEST: the rows of every honest worker of the round.
         DEFENCE: the defence, to query with rows of the attack's choice, and its declared f.
+        ESTIMATE: what the defence answered last; whoever is sent two models in a row can tell.
     """
 
     NOTHING = 0
     OWN = enum.auto()
     HONEST = enum.auto()
     DEFENCE = enum.auto()
+    ESTIMATE = enum.auto()
 
 
 class KnowledgeError(RuntimeError):
@@ -33,15 +36,28 @@ class KnowledgeError(RuntimeError):
 
 
 class Defence(Protocol):
-    """The defence as an attack with ``Knowledge.DEFENCE`` may query it."""
+    """The defence as an attack with ``Knowledge.DEFENCE`` may query it; no query changes it."""
 
     @property
     def f(self) -> int:
         """The number of Byzantine rows the defence is declared to withstand."""
         ...
 
+    @property
+    def estimate(self) -> Tensor | None:
+        """Its last answer ``(d,)`` that the model stepped by; None before there is one."""
+        ...
+
     def aggregate(self, rows: Tensor) -> Tensor:
-        """Its answer ``(d,)`` to the rows ``(n, d)``, were it asked now; it does not change."""
+        """Its answer ``(d,)`` to the rows ``(n, d)``, were it asked now."""
+        ...
+
+    def weights_from(self, geometry: Geometry) -> Tensor | None:
+        """The weights ``(n,)`` in that answer, from the geometry of the rows alone.
+
+        None where it must see the rows. A search among rows that are combinations of a few is then
+        one pass over memory, whatever the number of queries.
+        """
         ...
 
 
@@ -59,6 +75,7 @@ class View:
         dim: the number d of elements of a row.
         dtype: the rows' dtype; the attack's rows must have it too.
         device: the rows' device; the attack's rows must be on it too.
+        senders: the ids of the Byzantine workers, in the order of their rows.
     """
 
     def __init__(
@@ -70,6 +87,8 @@ class View:
         own: Sequence[Tensor],
         honest: Sequence[Tensor],
         defence: Defence | None = None,
+        senders: Sequence[int] | None = None,
+        honest_senders: Sequence[int] | None = None,
     ) -> None:
         """Open a round to an attack.
 
@@ -79,7 +98,10 @@ class View:
             round: the number of the round.
             own: the k rows ``(d,)`` that the Byzantine workers would have sent; k >= 1.
             honest: the h rows ``(d,)`` of the honest workers, of the same dtype and device.
-            defence: what ``Knowledge.DEFENCE`` gives access to.
+            defence: what ``Knowledge.DEFENCE`` gives access to, and whose last answer
+                ``Knowledge.ESTIMATE`` is.
+            senders: who the Byzantine workers are; the last k of n if None.
+            honest_senders: who the honest ones are; the first h of n if None.
 
         Raises:
             ValueError: there is no row to replace, or something the attack declares to know does
@@ -91,7 +113,7 @@ class View:
             raise ValueError(
                 f"{reader}: at least one honest row is required by {knows}, found 0 of n={len(own)}"
             )
-        if Knowledge.DEFENCE in knows and defence is None:
+        if knows & (Knowledge.DEFENCE | Knowledge.ESTIMATE) and defence is None:
             raise ValueError(f"{reader}: a defence to query is required by {knows}, found None")
         self.round = round
         self.n = len(own) + len(honest)
@@ -106,8 +128,16 @@ class View:
             for granted, rows in ((Knowledge.OWN, own), (Knowledge.HONEST, honest))
             if granted in knows
         }
+        self.senders = tuple(range(len(honest), self.n) if senders is None else senders)
+        self._honest_senders: tuple[int, ...] = ()
+        if Knowledge.HONEST in knows:
+            everyone = range(len(honest)) if honest_senders is None else honest_senders
+            self._honest_senders = tuple(everyone)
         self._copies: dict[Knowledge, Tensor] = {}
         self._defence = defence if Knowledge.DEFENCE in knows else None
+        self._estimate: Tensor | None = None
+        if Knowledge.ESTIMATE in knows and defence is not None:
+            self._estimate = defence.estimate
 
     @property
     def own(self) -> Tensor:
@@ -125,6 +155,25 @@ class View:
         if Knowledge.HONEST not in self._rows:
             raise self._refusal("honest_mean", Knowledge.HONEST)
         return _together(self._rows[Knowledge.HONEST]).mean(dim=0)
+
+    @property
+    def honest_senders(self) -> tuple[int, ...]:
+        """Whose rows those are, ids in their order; needs ``Knowledge.HONEST``."""
+        if Knowledge.HONEST not in self._rows:
+            raise self._refusal("honest_senders", Knowledge.HONEST)
+        return self._honest_senders
+
+    @property
+    def estimate(self) -> Tensor | None:
+        """What the defence answered last, ``(d,)``; needs ``Knowledge.ESTIMATE``.
+
+        A copy of the rows' dtype on their device; None before there is one.
+        """
+        if Knowledge.ESTIMATE not in self._knows:
+            raise self._refusal("estimate", Knowledge.ESTIMATE)
+        if self._estimate is None:
+            return None
+        return self._estimate.detach().to(self.device, self.dtype, copy=True)
 
     @property
     def defence(self) -> Defence:

@@ -8,14 +8,15 @@ from dataclasses import dataclass
 from functools import partial
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from attacks import Adversary, Attack, DataAttack, byzantine_ids
+from attacks import Adversary, DataAttack, Fault, FaultyWorkers, Identities
 from experiments import specs
 from experiments.config import ConfigError, RunConfig
 from experiments.data import Dataset
 from experiments.simulation import Aggregating
 from robust_agg import Aggregator, Estimator, Ledger, Server
+from robust_agg.codecs import Codec
 from robust_agg.seeding import derive, generator
 from workers import ray_compat
 from workers.host import HostSpec, LocalSGD
@@ -63,6 +64,7 @@ class ServerFactory:
     lr: float
     quorum: int
     device: str | None
+    codec: Codec | None = None
     ledger: Ledger | None = None
 
     def __call__(self) -> Server:
@@ -76,6 +78,7 @@ class ServerFactory:
             device=self.device,
             ledger=self.ledger,
             quorum=self.quorum,
+            codec=self.codec,
         )
 
 
@@ -92,6 +95,7 @@ def server(
         lr=config.lr,
         quorum=config.quorum,
         device=None if config.device == "auto" else config.device,
+        codec=config.row_codec(),
         ledger=ledger if on_driver else None,
     )
     if on_driver:
@@ -126,7 +130,9 @@ def attacks_data(config: RunConfig) -> bool:
 def transport(config: RunConfig, data: Dataset, *, attacked: bool) -> Transport:
     """The workers on their data; bad data where the attack is one on data."""
     attack = config.attack_on(num_classes=data.num_classes)
-    bad = byzantine(config) if attacked and isinstance(attack, DataAttack) else frozenset[int]()
+    bad = frozenset[int]()
+    if attacked and isinstance(attack, DataAttack):
+        bad = byzantine(config).at(0)  # and in every other round: the configuration sees to it
     shards = specs.parse_partition(config.partition)(
         data.train.targets, config.workers, generator(config.seed, "partition")
     )
@@ -148,6 +154,7 @@ def transport(config: RunConfig, data: Dataset, *, attacked: bool) -> Transport:
         if config.local_steps == 1
         else LocalSGD(steps=config.local_steps, lr=config.local_lr),
         estimator=config.worker_estimator(),
+        codec=config.row_codec(),
         device="cuda" if config.num_gpus > 0 else "cpu",
         threads=config.threads,
     )
@@ -171,13 +178,33 @@ def transport(config: RunConfig, data: Dataset, *, attacked: bool) -> Transport:
     )
 
 
-def adversary(config: RunConfig, data: Dataset) -> Adversary | None:
-    """Who replaces rows; None where nobody is Byzantine, or the attack is one on data."""
+def adversary(config: RunConfig, data: Dataset) -> Adversary | FaultyWorkers | None:
+    """Who replaces rows or loses messages; None where nobody does, or the attack is one on data."""
     attack = config.attack_on(num_classes=data.num_classes)
-    bad = byzantine(config)
-    return Adversary(attack=attack, byzantine=bad) if isinstance(attack, Attack) and bad else None
+    bad = byzantine(config).at(0)
+    if not bad or isinstance(attack, DataAttack):
+        return None
+    if isinstance(attack, Fault):
+        return FaultyWorkers(fault=attack, byzantine=bad)
+    return Adversary(attack=attack, byzantine=bad)
 
 
-def byzantine(config: RunConfig) -> frozenset[int]:
-    """The ids of the Byzantine workers."""
-    return byzantine_ids(config.workers, config.byzantine)
+def byzantine(config: RunConfig, *, attacked: bool = True) -> Identities:
+    """Which workers are Byzantine, round by round; nobody where there is no attack."""
+    return Identities(
+        workers=config.workers,
+        count=config.byzantine if attacked else 0,
+        choice=config.identities,
+        seed=config.seed,
+    )
+
+
+def goal(config: RunConfig, data: Dataset) -> tuple[Tensor, Tensor] | None:
+    """What a model is asked to measure the attack's success, where it has a goal of its own."""
+    attack = config.attack_on(num_classes=data.num_classes)
+    if not isinstance(attack, DataAttack):
+        return None
+    try:
+        return attack.goal(data.test.inputs, data.test.targets)
+    except ValueError as error:
+        raise ConfigError(f"attack: {error}") from error

@@ -4,20 +4,44 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 
 from rich.table import Table
 
 from experiments import specs
+from experiments.guarantees import (
+    F,
+    N,
+    needed_rows,
+    shown_invariances,
+    shown_kappa,
+    shown_knowledge,
+)
 
 
 def tables() -> Iterator[Table]:
     """A table for each kind of object that a specification can name."""
     for kind, classes in specs.catalogue().items():
-        shown = Table(title=kind, title_justify="left", show_header=False, box=None)
+        columns = _COLUMNS.get(kind, {})
+        shown = Table(title=kind, title_justify="left", show_header=bool(columns), box=None)
+        for heading in ("", *columns, ""):
+            shown.add_column(heading)
         for cls in classes:
-            shown.add_row(_form(cls), _summary(cls))
+            shown.add_row(_form(cls), *(tell(cls) for tell in columns.values()), _summary(cls))
         yield shown
+
+
+_COLUMNS: Mapping[str, Mapping[str, Callable[[type], str]]] = {
+    "aggregators": {
+        "rows": needed_rows,
+        f"κ, {N} rows, f = {F}": shown_kappa,
+        "does not follow": shown_invariances,
+    },
+    "mixings, before an aggregator": {"rows": needed_rows, "does not follow": shown_invariances},
+    "estimators": {"does not follow": shown_invariances},
+    "attacks": {"reads": shown_knowledge},
+}
+"""What is said of each kind beside its form and its first sentence."""
 
 
 def _form(cls: type) -> str:

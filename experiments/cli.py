@@ -190,7 +190,8 @@ def study(
     Parameters
     ----------
     what
-        The study; kappa looks for the worst inputs of every rule that has a proven constant.
+        The study; kappa looks for the worst inputs of every rule that has a proven constant,
+        attacks trains under every attack with every rule.
     preset
         smoke takes seconds, default minutes on two cores.
     out

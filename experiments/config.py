@@ -15,10 +15,12 @@ from typing import Literal
 
 import torch
 
-from attacks import Attack, DataAttack
+from attacks import DataAttack, Fault
 from experiments import specs
 from experiments.annotations import mismatch
+from experiments.specs import AnyAttack
 from robust_agg import Aggregator, Estimator
+from robust_agg.codecs import Codec
 from robust_agg.declared import check_declared
 
 
@@ -43,7 +45,9 @@ class RunConfig:
     workers: int = 20
     """Logical workers."""
     byzantine: int = 4
-    """How many of them are Byzantine: the last ones. Known to the attack only."""
+    """How many of them are Byzantine. Known to the attack only."""
+    identities: Literal["last", "run", "round"] = "last"
+    """Which: the last ones, or drawn from the seed, for the run or anew every round."""
     f: int = 4
     """How many Byzantine workers the defences are declared to withstand."""
     attack: str = "InnerProductManipulation(epsilon=10.0)"
@@ -54,6 +58,10 @@ class RunConfig:
     """Online defences: e.g. VClip(tau=0.1, fusion='batch'); or 'none'."""
     local_estimator: str | None = "Momentum(beta=0.9)"
     """What every worker does to its gradients before it sends them; 'none' for nothing."""
+    codec: str | None = None
+    """How workers send their rows: e.g. EF21(compressor=TopK(share=0.01)); 'none' as they are."""
+    delta: float = 1e-5
+    """δ at which the report says the ε of a codec with noise."""
     dataset: Literal["digits", "mnist"] = "digits"
     """digits comes with scikit-learn; mnist from ROBUST_AGG_DATA or a download."""
     partition: str = "Dirichlet(alpha=1.0)"
@@ -110,6 +118,8 @@ class RunConfig:
         if self.deadline is not None and not 0 < self.deadline <= threading.TIMEOUT_MAX:
             limit = f"(0, {threading.TIMEOUT_MAX:.0f}]"
             raise ConfigError(f"deadline must be in {limit} seconds, found {self.deadline}")
+        if not 0 < self.delta < 1:
+            raise ConfigError(f"delta must be in (0, 1), found {self.delta}")
         if not 0 <= self.num_gpus < math.inf:
             raise ConfigError(f"num_gpus must be a number >= 0, found {self.num_gpus}")
         if not 0 <= self.byzantine < self.workers:
@@ -150,8 +160,25 @@ class RunConfig:
                 check_declared(rule, f=self.f, n=self.rows, who=text)
         with _about("local_estimator"):
             self.worker_estimator()
+        with _about("codec"):
+            codec = self.row_codec()
         with _about("attack"):
-            self.attack_on(num_classes=10)
+            attack = self.attack_on(num_classes=10)
+        if codec is not None and isinstance(attack, Fault):
+            raise ConfigError(
+                f"attack must not be a fault where rows travel by a codec, found {self.attack} "
+                f"and codec={self.codec}"
+            )
+        if codec is not None and self.identities == "round":
+            raise ConfigError(
+                "identities must be 'last' or 'run' where rows travel by a codec, of which every "
+                f"sender has a state, found 'round' and codec={self.codec}"
+            )
+        if self.identities == "round" and isinstance(attack, DataAttack):
+            raise ConfigError(
+                "identities must be 'last' or 'run' for an attack on data, which workers have for "
+                f"the whole run, found 'round' and {self.attack}"
+            )
         with _about("partition"):
             specs.parse_partition(self.partition)
         with _about("model"):
@@ -174,7 +201,11 @@ class RunConfig:
         given = _given((self.local_estimator or "none",))
         return specs.parse_estimator(given[0]) if given else None
 
-    def attack_on(self, *, num_classes: int) -> Attack | DataAttack:
+    def row_codec(self) -> Codec | None:
+        given = _given((self.codec or "none",))
+        return specs.parse_codec(given[0]) if given else None
+
+    def attack_on(self, *, num_classes: int) -> AnyAttack:
         return specs.parse_attack(self.attack, num_classes=num_classes)
 
     @property

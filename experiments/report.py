@@ -39,7 +39,9 @@ def table(config: RunConfig, results: Results, *, tests: int) -> Table:
         caption_justify="left",
     )
     shown.add_column("defence")
-    for heading in ("no attack", "attacked", "lost", "error", "Byzantine weight", "aggregation ms"):
+    aims = has_goal(results)
+    headings = ["no attack", "attacked", "lost", *(["success"] if aims else [])]
+    for heading in (*headings, "error", "Byzantine weight", "aggregation ms"):
         shown.add_column(heading, justify="right")
     for defence in config.defences:
         honest, attacked = results[defence, False], results[defence, True]
@@ -49,11 +51,17 @@ def table(config: RunConfig, results: Results, *, tests: int) -> Table:
             _NONE if before is None else f"{before:.1%}",
             _NONE if after is None else f"{after:.1%}",
             _NONE if before is None or after is None else f"{100 * (before - after):+.1f} pts",
+            *([_success(honest, attacked)] if aims else []),
             _error(_mean(attacked, "error")),
             _NONE if (weight := _mean(attacked, "byzantine_weight")) is None else f"{weight:.0%}",
             _NONE if (time := _mean(attacked, "seconds")) is None else f"{1e3 * time:.1f}",
         )
     return shown
+
+
+def has_goal(results: Results) -> bool:
+    """Whether the attack has a goal of its own, so that its success was measured."""
+    return any(m.success is not None for metrics in results.values() for m in metrics)
 
 
 def write_summary(
@@ -76,6 +84,7 @@ def write_summary(
         "seed": config.seed,
         "rounds": config.rounds,
         "test_samples": tests,
+        "privacy": _privacy(config, results),
         "defences": {d: _final(results[d, False], results[d, True]) for d in config.defences},
     }
     temporary = path.with_name(f".{path.name}")
@@ -87,13 +96,32 @@ def _final(honest: Sequence[Metrics], attacked: Sequence[Metrics]) -> dict[str, 
     content: dict[str, Any] = {}
     for suffix, metrics in (("", honest), ("_under_attack", attacked)):
         content[f"accuracy{suffix}"] = _accuracy(metrics)
+        if metrics[-1].success is not None:
+            content[f"success{suffix}"] = metrics[-1].success
         content[f"skipped{suffix}"] = metrics[-1].skipped
         content[f"missing{suffix}"] = metrics[-1].missing
+        content[f"bytes{suffix}"] = metrics[-1].bytes
     return {**content, "last_evaluation": asdict(attacked[-1])}
+
+
+def _privacy(config: RunConfig, results: Results) -> dict[str, float] | None:
+    """(ε, δ) of the data of the worker that sent most messages, in one training."""
+    spent = [metrics[-1].epsilon for metrics in results.values()]
+    known = [value for value in spent if value is not None]
+    return {"epsilon": max(known), "delta": config.delta} if known else None
 
 
 def _accuracy(metrics: Sequence[Metrics]) -> float | None:
     return None if untrained(metrics) else metrics[-1].accuracy
+
+
+def _success(honest: Sequence[Metrics], attacked: Sequence[Metrics]) -> str:
+    """Under attack, and in brackets what a model does that was not attacked."""
+    after, before = (
+        _NONE if untrained(metrics) or metrics[-1].success is None else f"{metrics[-1].success:.1%}"
+        for metrics in (attacked, honest)
+    )
+    return f"{after} ({before})"
 
 
 def _mean(metrics: Sequence[Metrics], name: str) -> float | None:
@@ -114,10 +142,26 @@ def _caption(config: RunConfig, results: Results, tests: int) -> list[str]:
     lines = [
         f"accuracies: on {tests} test samples after {config.rounds} rounds at learning rate "
         f"{config.lr}, seed {config.seed}",
+        *(
+            ["success: share of the attacker's test samples labelled as it wants (without attack)"]
+            if has_goal(results)
+            else []
+        ),
         "error: ‖m - honest mean‖ / ‖honest mean‖, m: the estimate the model is stepped by",
         "Byzantine weight: Σ|w| of the Byzantine rows / Σ|w| of all; - for rules without weights",
         "error, Byzantine weight, aggregation ms: means over the evaluated rounds under attack",
     ]
+    if config.row_codec() is not None:
+        sent = [metrics[-1].bytes / 1e6 for metrics in results.values()]
+        lines.append(
+            f"codec: {config.codec}, {_between(min(sent), max(sent))} MB of messages a training"
+        )
+    privacy = _privacy(config, results)
+    if privacy is not None:
+        lines.append(
+            f"privacy: all data of a worker, in one training: ε = {privacy['epsilon']:.3g} "
+            f"at δ = {privacy['delta']:g}"
+        )
     for what, name, most in (
         (f"rounds skipped of {config.rounds} (see ledger.jsonl)", "skipped", config.rounds),
         (f"rows missing of {config.rows * config.rounds}", "missing", config.rows * config.rounds),
@@ -126,6 +170,11 @@ def _caption(config: RunConfig, results: Results, tests: int) -> list[str]:
         if any(counts.values()):
             lines.append(f"{what}: {_each(counts, most)}")
     return lines
+
+
+def _between(least: float, most: float) -> str:
+    low, high = f"{least:.3g}", f"{most:.3g}"
+    return low if low == high else f"{low} to {high}"
 
 
 def _each(counts: Mapping[tuple[str, bool], int], most: int) -> str:

@@ -164,12 +164,15 @@ def _train(run: Run, cell: Training, transport: Transport, progress: Progress, s
             server=server,
             transport=transport,
             adversary=assembly.adversary(config, run.data) if cell.attacked else None,
-            byzantine=assembly.byzantine(config) if cell.attacked else frozenset(),
+            byzantine=assembly.byzantine(config, attacked=cell.attacked),
             model=model(),
             test=run.data.test,
             folder=folder,
             seed=config.seed,
             sample=config.sample,
+            goal=assembly.goal(config, run.data),
+            codec=config.row_codec(),
+            delta=config.delta,
         )
         simulation.restore()
         progress.begin(cell.defence, cell.attacked, server.round)

@@ -9,24 +9,29 @@ import sys
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
-from attacks import Adversary, Knowledge
+from attacks import Adversary, FaultyWorkers, Identities, Knowledge
+from experiments.coded import Coded
 from experiments.data import Split
 from robust_agg import Ledger, Record, State, Update
 from robust_agg.admission import Rejection
 from robust_agg.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
+from robust_agg.codecs import Codec
 from robust_agg.seeding import generator
+from robust_agg.span import Geometry
 from workers.transport import Transport
 
 CHECKPOINT = "checkpoint.safetensors"
 LEDGER = "ledger.jsonl"
 METRICS = "metrics.jsonl"
+
+_COUNTS = ("skipped", "missing", "bytes")
 
 
 class Aggregating(Protocol):
@@ -37,8 +42,13 @@ class Aggregating(Protocol):
 
     @property
     def estimate(self) -> Tensor | None: ...
+    @property
+    def accepted(self) -> dict[int, int]: ...
+    def read(self, updates: list[Update]) -> list[Update]: ...
+    def write(self, updates: list[Update]) -> list[Update]: ...
     def parameters(self) -> Tensor: ...
     def aggregate(self, rows: Tensor) -> Tensor: ...
+    def weights_from(self, geometry: Geometry) -> Tensor | None: ...
     def step(
         self, updates: list[Update], *, senders: list[int], refused: tuple[Rejection, ...]
     ) -> Record: ...
@@ -60,6 +70,11 @@ class Metrics:
         skipped: rounds skipped so far.
         missing: rows so far that were asked for and did not come.
         seconds: of the server's aggregation in this round.
+        success: share of the test samples of the attacker's choice that the model labels as the
+            attacker wants; None for an attack without such a goal.
+        bytes: of the messages so far.
+        epsilon: the ε, at the run's δ, that the data of the worker asked most often have spent so
+            far; None without noise.
     """
 
     round: int
@@ -70,6 +85,9 @@ class Metrics:
     skipped: int
     missing: int
     seconds: float | None
+    success: float | None = None
+    bytes: int = 0
+    epsilon: float | None = None
 
 
 class AttackError(ValueError):
@@ -77,11 +95,12 @@ class AttackError(ValueError):
 
 
 @contextmanager
-def _blaming(adversary: Adversary) -> Iterator[None]:
+def _blaming(adversary: Adversary | FaultyWorkers) -> Iterator[None]:
     try:
         yield
     except (Exception, SystemExit) as error:
-        attack = type(adversary.attack)
+        culprit = adversary.attack if isinstance(adversary, Adversary) else adversary.fault
+        attack = type(culprit)
         frames = traceback.extract_tb(error.__traceback__)
         file = sys.modules[attack.__module__].__file__
         place = ([frame for frame in frames if frame.filename == file] or frames)[-1]
@@ -97,13 +116,17 @@ class Simulation:
     Args:
         server: holds model, rule and ledger.
         transport: where the workers are.
-        adversary: replaces the Byzantine workers' rows; None for an honest run.
-        byzantine: who is Byzantine, for the metrics alone.
+        adversary: replaces the Byzantine workers' rows, or loses their messages; None for an honest
+            run, or for workers whose data is bad. Its own ids do not count, ``byzantine`` does.
+        byzantine: who is Byzantine in which round, for adversary and metrics.
         model: a model of the same architecture, to evaluate with.
         test: the test set.
+        goal: inputs and the labels that the attacker wants for them, to measure its success.
         folder: where ledger, metrics and checkpoint are.
         seed: of sampling and attack.
         sample: workers drawn each round; all if None.
+        codec: how rows are sent; as they are, if None.
+        delta: δ of the privacy that a codec with noise gives.
     """
 
     def __init__(
@@ -111,21 +134,29 @@ class Simulation:
         *,
         server: Aggregating,
         transport: Transport,
-        adversary: Adversary | None,
-        byzantine: frozenset[int],
+        adversary: Adversary | FaultyWorkers | None,
+        byzantine: Identities,
         model: nn.Module,
         test: Split,
         folder: Path,
         seed: int,
         sample: int | None = None,
+        goal: tuple[Tensor, Tensor] | None = None,
+        codec: Codec | None = None,
+        delta: float = 1e-5,
     ) -> None:
         self.server, self.transport, self.adversary = server, transport, adversary
         self.byzantine, self.model, self.test = byzantine, model, test
-        self.folder, self.seed, self.sample = folder, seed, sample
+        self.folder, self.seed, self.sample, self.goal = folder, seed, sample, goal
         self.skipped = 0
         self.missing = 0
+        self.bytes = 0
+        self._coded: Coded | None = None
+        if codec is not None:
+            liars = frozenset[int]() if adversary is None else byzantine.at(0)
+            self._coded = Coded(codec, server, liars, server.parameters(), delta=delta)
         self._attack_state: State = {}
-        if adversary is not None:
+        if isinstance(adversary, Adversary):
             with _blaming(adversary):
                 self._attack_state = adversary.init(server.parameters())
 
@@ -148,38 +179,52 @@ class Simulation:
         # 1. The server sends the parameters to the workers of this round.
         active = self._draw(number)
         parameters = self.server.parameters()
+        bad = self.byzantine.at(number)
+        adversary = None if self.adversary is None else replace(self.adversary, byzantine=bad)
         # A Byzantine worker whose own gradient the attack does not look at computes none.
         idle: tuple[int, ...] = ()
-        if self.adversary is not None:
-            with _blaming(self.adversary):
-                idle = self.adversary.idle(active)
+        if isinstance(adversary, Adversary):
+            with _blaming(adversary):
+                idle = adversary.idle(active)
         asked = [worker for worker in active if worker not in idle]
-        collection = self.transport.collect(number, parameters, active=asked)
+        accepted = None if self._coded is None else self._coded.ask(asked)
+        collection = self.transport.collect(number, parameters, active=asked, accepted=accepted)
         # 2. The adversary sees what its threat model allows and fills the Byzantine rows.
         # By sender, not by who was fast: an attack's sums must not depend on that.
-        updates = sorted(collection.updates, key=lambda update: update.sender)
-        honest = [u for u in updates if u.sender not in self.byzantine]
-        if self.adversary is not None and not honest and self._reads_honest_rows():
-            updates = []  # It has nothing to make its rows from.
-        elif self.adversary is not None:
-            with _blaming(self.adversary):
-                updates, self._attack_state = self.adversary.corrupt(
+        messages = sorted(collection.updates, key=lambda update: update.sender)
+        updates = messages if self._coded is None else self._coded.shown(messages)
+        honest = [u for u in updates if u.sender not in bad]
+        refused = collection.refused
+        draw = generator(self.seed, "attack", number)
+        if isinstance(adversary, FaultyWorkers):
+            with _blaming(adversary):
+                updates, lost, self._attack_state = adversary.deliver(
+                    updates, self._attack_state, generator=draw
+                )
+            refused = (*refused, *lost)
+        elif adversary is not None and not honest and Knowledge.HONEST in adversary.attack.knows:
+            updates = messages = []  # It has nothing to make its rows from.
+        elif adversary is not None:
+            with _blaming(adversary):
+                updates, self._attack_state = adversary.corrupt(
                     updates,
                     self._attack_state,
                     round=number,
-                    generator=generator(self.seed, "attack", number),
+                    generator=draw,
                     defence=self.server,
                     idle=idle,
                     like=parameters,
                 )
         # 3. Admission, estimate, model step, ledger.
-        record = self.server.step(updates, senders=active, refused=collection.refused)
+        if self._coded is not None:
+            updates = self._coded.sent(messages, updates)
+        record = self.server.step(updates, senders=active, refused=refused)
+        if self._coded is not None and record.skipped is None:
+            self._coded.keep()
         self.skipped += record.skipped is not None
         self.missing += len(active) - len(record.senders)
+        self.bytes += record.bytes or 0
         return honest, record
-
-    def _reads_honest_rows(self) -> bool:
-        return self.adversary is not None and Knowledge.HONEST in self.adversary.attack.knows
 
     def save(self, *, complete: bool = False) -> None:
         """Checkpoint everything that the remaining rounds depend on.
@@ -201,6 +246,8 @@ class Simulation:
                 "attack": dict(self._attack_state),
                 "skipped": self.skipped,
                 "missing": self.missing,
+                "bytes": self.bytes,
+                "coded": {} if self._coded is None else self._coded.state_dict(),
             },
         )
 
@@ -218,14 +265,15 @@ class Simulation:
                 (self.folder / name).unlink(missing_ok=True)
             return
         tree = load_checkpoint(path)
-        missing = {"server", "workers", "attack", "skipped", "missing"} - set(tree)
+        missing = {"server", "workers", "attack", *_COUNTS, "coded"} - set(tree)
         if missing:
             raise CheckpointError(f"{path}: {', '.join(sorted(missing))} are required, found none")
         self.server.load_state_dict(tree["server"])
         self.transport.load_state({int(i): s for i, s in tree["workers"].items()})
         self._attack_state = tree["attack"]
-        self.skipped = tree["skipped"]
-        self.missing = tree["missing"]
+        self.skipped, self.missing, self.bytes = (tree[name] for name in _COUNTS)
+        if self._coded is not None:
+            self._coded.load_state_dict(tree["coded"])
         ledger = Ledger(self.folder / LEDGER)
         ledger.truncate(self.server.round)
         found = sum(1 for _ in ledger)
@@ -254,6 +302,7 @@ class Simulation:
             logits = self.model(self.test.inputs)
             loss = nn.functional.cross_entropy(logits, self.test.targets)
             accuracy = (logits.argmax(dim=1) == self.test.targets).double().mean()
+            success = self._success()
         return Metrics(
             round=self.server.round,
             accuracy=float(accuracy),
@@ -263,7 +312,16 @@ class Simulation:
             skipped=self.skipped,
             missing=self.missing,
             seconds=record.seconds.get("aggregate"),
+            success=success,
+            bytes=self.bytes,
+            epsilon=None if self._coded is None else self._coded.epsilon,
         )
+
+    def _success(self) -> float | None:
+        if self.goal is None or not len(self.goal[0]):
+            return None
+        inputs, wanted = self.goal
+        return float((self.model(inputs).argmax(dim=1) == wanted).double().mean())
 
     def _error(self, honest: list[Update], record: Record) -> float | None:
         estimate = self.server.estimate
@@ -280,7 +338,8 @@ class Simulation:
             return None
         total = sum(abs(w) for w in record.weights)
         pairs = zip(record.senders, record.weights, strict=True)
-        bad = sum(abs(w) for sender, w in pairs if sender in self.byzantine)
+        byzantine = self.byzantine.at(record.round)
+        bad = sum(abs(w) for sender, w in pairs if sender in byzantine)
         return bad / total if total > 0 else 0.0
 
 

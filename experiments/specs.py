@@ -23,13 +23,20 @@ from torch import Tensor
 
 import attacks
 import robust_agg
-from attacks import Attack, DataAttack
+import robust_agg.codecs
+from attacks import Attack, DataAttack, Fault
 from experiments import models, partitions
 from experiments.annotations import mismatch
 from robust_agg import Adaptive, Aggregator, Divergence, Estimator, Mixing, chain
 from robust_agg.chain import Chain
+from robust_agg.codecs import Codec, Compressor
 
 Table: TypeAlias = Mapping[str, type]
+
+AnyAttack: TypeAlias = Attack | DataAttack | Fault
+"""What an attack's specification names."""
+
+_ATTACKS = (Attack, DataAttack, Fault)
 
 _FORM = "Name(parameter=value, …)"
 _LONGEST = 1000
@@ -67,24 +74,30 @@ def parse_estimator(text: str) -> Estimator:
     return found
 
 
-def parse_attack(text: str, *, num_classes: int) -> Attack | DataAttack:
-    """An attack of the library, or ``path/to/file.py:Class(…)`` for one of your own.
+def parse_codec(text: str) -> Codec:
+    """A codec, e.g. ``"EF21(compressor=TopK(share=0.01))"``."""
+    found: Codec = _expect(_only(text, _codecs()), Codec, text, "a codec")
+    return found
+
+
+def parse_attack(text: str, *, num_classes: int) -> AnyAttack:
+    """An attack or fault of the library, or ``path/to/file.py:Class(…)`` for one of your own.
 
     A parameter ``num_classes`` that the text leaves open is that of the data.
     """
-    table = _exports(attacks, Attack, DataAttack)
+    table = _exports(attacks, *_ATTACKS)
     file, rest = own_file(text)
     if file is not None:
         module = load_own(file)
-        own = {**_exports(module, Attack, DataAttack), **_exports(module)}
-        if own.keys() <= {"Attack", "DataAttack"}:
-            raise SpecError(f"{file} must define an Attack or a DataAttack, found none")
+        own = {**_exports(module, *_ATTACKS), **_exports(module)}
+        if own.keys() <= {kind.__name__ for kind in _ATTACKS}:
+            raise SpecError(f"{file} must define an Attack, a DataAttack or a Fault, found none")
         table = {**own, **table, **own}  # first in order, and not hidden by ours
         text = rest
     found = _only(text, table, {"num_classes": num_classes})
-    if isinstance(found, Attack | DataAttack):
+    if isinstance(found, Attack | DataAttack | Fault):
         return found
-    raise SpecError(f"an Attack or a DataAttack is required, found {text!r}")
+    raise SpecError(f"an Attack, a DataAttack or a Fault is required, found {text!r}")
 
 
 def own_file(text: str) -> tuple[Path | None, str]:
@@ -105,7 +118,10 @@ def catalogue() -> dict[str, list[type]]:
         "estimators": _exports(robust_agg, Estimator),
         "divergences of OnlineMedian": _exports(robust_agg, Divergence),
         "values of tau": _exports(robust_agg, Adaptive),
+        "codecs": _exports(robust_agg.codecs, Codec),
+        "compressors of codecs": _exports(robust_agg.codecs, Compressor),
         "attacks": _exports(attacks, Attack, DataAttack),
+        "faults, in the place of an attack": _exports(attacks, Fault),
         "partitions": _exports(partitions),
         "models": _exports(models),
     }
@@ -119,7 +135,7 @@ def catalogue() -> dict[str, list[type]]:
     }
 
 
-def own_modules(attack: Attack | DataAttack) -> list[ModuleType]:
+def own_modules(attack: AnyAttack) -> list[ModuleType]:
     """The module of an attack that :func:`parse_attack` has read from a user's file."""
     module = sys.modules.get(type(attack).__module__)
     return [module] if module is not None and module.__name__.startswith(_OWN) else []
@@ -139,6 +155,10 @@ def parse_model(text: str) -> models.Model:
 
 def _rules() -> dict[str, type]:
     return _exports(robust_agg, Aggregator, Estimator, Mixing, Divergence, Adaptive)
+
+
+def _codecs() -> dict[str, type]:
+    return _exports(robust_agg.codecs, Codec, Compressor)
 
 
 def _exports(module: ModuleType, *kinds: type) -> dict[str, type]:
@@ -196,7 +216,8 @@ def _build(node: ast.expr, text: str, table: Table, defaults: Mapping[str, Any])
         raise SpecError(f"{text!r}: {_FORM} is required")
     name = call.func.id
     if name not in table:
-        raise SpecError(f"{text!r}: unknown name {name!r}{_nearest(name, table)}")
+        where = "" if text == name else f"{text!r}: "
+        raise SpecError(f"{where}unknown name {name!r}{_nearest(name, table)}")
     cls = table[name]
     tensor = _needed_tensor(cls)
     if tensor is not None:

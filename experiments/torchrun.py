@@ -6,6 +6,9 @@
 
 from __future__ import annotations
 
+import os
+import sys
+
 import torch
 from torch import nn
 
@@ -27,7 +30,8 @@ def model() -> nn.Module:
 
 
 def specification(data: Dataset) -> HostSpec:
-    """Twenty workers, the last four with wrong labels."""
+    """Twenty workers, the last four with wrong labels, on a GPU of this process' own."""
+    own = int(os.environ.get("LOCAL_RANK", "0")) % max(1, torch.cuda.device_count())
     train = data.train
     shards = Dirichlet(alpha=1.0)(train.targets, WORKERS, generator(SEED, "partition"))
     flip = LabelFlip(num_classes=data.num_classes)
@@ -45,13 +49,15 @@ def specification(data: Dataset) -> HostSpec:
         seed=SEED,
         batch_size=32,
         estimator=Momentum(beta=0.9),
-        device="cuda" if torch.cuda.is_available() else "cpu",
+        device=f"cuda:{own}" if torch.cuda.is_available() else "cpu",
     )
 
 
 def main() -> None:
     """Serve, or train and print the accuracy, as this process' rank says."""
     group = meet_as_told()
+    if group.size() < 2:
+        sys.exit("torchrun: WORLD_SIZE must be at least 2, one rank for the server, found 1")
     data = load("digits")
     specs = specification(data).split(group.size() - 1)
     if group.rank() > 0:

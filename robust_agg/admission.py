@@ -1,22 +1,23 @@
 """Which messages count this round, and why the others do not.
 
 A row that did not arrive, or is stale, reduces n and never f: its sender may be honest. A message
-that arrived for this round but cannot be a row (wrong length or dtype) keeps its sender's place
-with a row of NaN, which no rule trusts (weight 0, or an extreme value of its coordinate): its
-sender has shown itself faulty. A second message
-from one sender and a message from nobody we asked are dropped.
+that arrived for this round but cannot be a row (wrong length or dtype, or no payload of the codec)
+keeps its sender's place with a row of NaN, which no rule trusts (weight 0, or an extreme value of
+its coordinate): its sender has shown itself faulty. A second message from one sender and a message
+from nobody we asked are dropped.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from robust_agg.errors import as_integer
-from robust_agg.messages import Schema, Update
+from robust_agg.messages import MessageError, Schema, Update
 
 
 @dataclass(frozen=True)
@@ -52,12 +53,32 @@ class Admitted:
     rejections: tuple[Rejection, ...]
 
 
+class Reader(Protocol):
+    """Makes rows of messages: a codec's :class:`~robust_agg.codecs.decoder.Reading`.
+
+    Attributes:
+        dim, dtype: of the rows.
+    """
+
+    dim: int
+    dtype: torch.dtype
+
+    def read(self, update: Update) -> Tensor:
+        """The row ``(d,)`` in a message.
+
+        Raises:
+            MessageError: there is none.
+        """
+        ...
+
+
 def admit(
     updates: Sequence[Update],
     schema: Schema,
     *,
     device: torch.device | str = "cpu",
     refused: Iterable[Rejection] = (),
+    reader: Reader | None = None,
 ) -> Admitted:
     """Validate, deduplicate and order the updates of one round.
 
@@ -67,6 +88,7 @@ def admit(
         device: where the stacked rows are placed.
         refused: what the transport already knows to be missing or malformed; an entry with
             ``keeps_place`` becomes a row of NaN unless the same sender also has a good row.
+        reader: reads those messages that would count; a row is what was sent, if None.
     """
     rows: dict[int, Tensor] = {}
     rejections = list(refused)
@@ -74,8 +96,12 @@ def admit(
     for update in updates:
         refusal = _refuse(update, schema, rows)
         if refusal is None:
-            rows[update.sender] = update.row.detach()
-            continue
+            try:
+                row = update.row if reader is None else reader.read(update)
+                rows[update.sender] = row.detach()
+                continue
+            except MessageError as error:
+                refusal = Rejection(update.sender, f"malformed: {error}", keeps_place=True)
         rejections.append(refusal)
         if refusal.keeps_place:
             placeholders.add(refusal.sender)
@@ -89,7 +115,8 @@ def admit(
         Rejection(sender, "missing: no message arrived")
         for sender in sorted(schema.senders - set(senders) - explained)
     ]
-    stacked = torch.empty(len(senders), schema.dim, dtype=schema.dtype, device=device)
+    form = schema if reader is None else reader
+    stacked = torch.empty(len(senders), form.dim, dtype=form.dtype, device=device)
     for place, sender in enumerate(senders):
         stacked[place] = rows.get(sender, torch.nan)
     return Admitted(stacked, senders, tuple(rejections))

@@ -10,7 +10,6 @@ from __future__ import annotations
 import enum
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from math import isfinite
 from typing import ClassVar, NamedTuple
 
 import torch
@@ -21,7 +20,7 @@ from robust_agg.errors import TooManyRejectedError, check_rejected, check_rows
 from robust_agg.kernels.reference import chunks
 from robust_agg.shards import WHOLE, Shards
 from robust_agg.solvers import SolverReport
-from robust_agg.span import Geometry, measure, too_far
+from robust_agg.span import Geometry, measure, measure_norms, too_far
 
 
 class Invariance(enum.Enum):
@@ -131,6 +130,19 @@ class Aggregator(ABC):
             raise TypeError(f"{self.name}: a coordinate-wise rule has no weights")
         return weights
 
+    def weights_from(
+        self, geometry: Geometry, *, generator: torch.Generator | None = None
+    ) -> Tensor | None:
+        """:meth:`weights` of points of which the geometry alone is known; no pass over memory.
+
+        ``(m,)`` float64, one per point of the geometry, or None for a rule that must see the rows.
+        What is asked of many rounds that share their rows, an attacker's say, needs one Gram.
+
+        Raises:
+            ValueError: as a call with the points themselves.
+        """
+        return None
+
     @abstractmethod
     def _explain(
         self,
@@ -187,9 +199,21 @@ class Weighted(Aggregator):
     def shardable(self) -> bool:
         return True
 
+    def loses_digits(self, geometry: Geometry) -> bool:
+        """Whether ``geometry`` tells too little of norms that this rule goes by: see ``Mixing``."""
+        return False
+
     @abstractmethod
     def weigh(self, geometry: Geometry, generator: torch.Generator | None) -> Weighing:
         """Weights ``(m,)`` of the geometry's m points; 0 for the rejected ones."""
+
+    def weights_from(
+        self, geometry: Geometry, *, generator: torch.Generator | None = None
+    ) -> Tensor | None:
+        n = len(geometry)
+        self.check(n)
+        check_rejected(self.name, geometry.rejected_count, self.max_rejected(n), n)
+        return self.weigh(geometry, generator).weights
 
     def _explain(
         self,
@@ -199,10 +223,15 @@ class Weighted(Aggregator):
         distances: bool,
         shards: Shards = WHOLE,
     ) -> Explanation:
-        geometry, _ = measure(rows, shards=shards)
+        if self.sees_distances:
+            geometry, _ = measure(rows, shards=shards)
+        else:
+            geometry = measure_norms(rows, shards=shards)
         check_rejected(
             self.name, geometry.rejected_count, self.max_rejected(len(geometry)), len(geometry)
         )
+        if self.loses_digits(geometry):
+            geometry = geometry.about_origin(rows, geometry.accepted, shards=shards)
         weights, solver = self.weigh(geometry, generator)
         output = kernels.combine(rows, weights)
         return explained(
@@ -266,7 +295,7 @@ class Coordinatewise(Aggregator):
         Raises:
             TooManyRejectedError: it is not finite, here or where the other columns are.
         """
-        if not isfinite(shards.largest(kernels.largest(output))):
+        if not shards.finite(kernels.largest(output)):
             raise TooManyRejectedError(
                 f"{self.name}: at most {self.max_rejected(n)} of the n={n} values of a coordinate "
                 "may be non-finite, found more"

@@ -99,6 +99,24 @@ class Chain(Aggregator):
             constant = mixing.kappa(n, f, constant)
         return constant
 
+    def weights_from(
+        self, geometry: Geometry, *, generator: torch.Generator | None = None
+    ) -> Tensor | None:
+        """None too where a mixing loses digits, for which the rows would be measured anew."""
+        if not isinstance(self.rule, Weighted):
+            return None
+        self.check(len(geometry))
+        over_points = torch.diag(geometry.accepted.double())
+        for mixing in self.mixings:
+            _check(mixing.name, mixing, geometry)
+            if mixing.loses_digits(geometry):
+                return None
+            mixed = mixing.mix(geometry, generator)
+            over_points = mixed.coefficients @ over_points
+            geometry = geometry.mixed(*mixed)
+        _check(self.rule.name, self.rule, geometry)
+        return self.rule.weigh(geometry, generator).weights @ over_points
+
     def _explain(
         self,
         rows: Tensor,
@@ -120,6 +138,8 @@ class Chain(Aggregator):
             geometry = geometry.mixed(*mixing.mix(geometry, generator))
         _check(self.rule.name, self.rule, geometry)
         if isinstance(self.rule, Weighted):
+            if self.rule.loses_digits(geometry):
+                geometry = geometry.about_origin(rows, original.accepted, shards=shards)
             weights, solver = self.rule.weigh(geometry, generator)
             over_rows = weights @ geometry.coefficients
             return explained(

@@ -18,6 +18,10 @@ class TooManyRejectedError(ValueError):
     """More rows are non-finite or too far to measure than the rule can bear."""
 
 
+class SearchLimitError(ValueError):
+    """An exact search takes more steps than its rule allows; it does not approximate instead."""
+
+
 def check_rows(who: str, rows: Tensor) -> None:
     """Raise ``ValueError`` unless ``rows`` is a floating tensor ``(n, d)`` with n, d >= 1."""
     if not isinstance(rows, Tensor):
@@ -40,23 +44,27 @@ def check_count(who: str, name: str, value: object, *, minimum: int) -> None:
         raise ValueError(f"{who}: {name} must be an integer >= {minimum}, found {shown(value)}")
 
 
-def check_positive(who: str, name: str, value: object) -> None:
-    """Raise ``ValueError`` unless ``value`` is a positive finite number."""
-    if not 0 < _number(value) < float("inf"):
-        raise ValueError(f"{who}: {name} must be a positive finite number, found {shown(value)}")
-
-
-def check_non_negative(who: str, name: str, value: object) -> None:
-    """Raise ``ValueError`` unless ``value`` is a finite number >= 0."""
-    if not 0 <= _number(value) < float("inf"):
-        raise ValueError(f"{who}: {name} must be a finite number >= 0, found {shown(value)}")
-
-
-def check_share(who: str, name: str, value: object, *, zero: bool = False, end: float = 1) -> None:
-    """Raise ``ValueError`` unless ``value`` is in (0, ``end``), or 0 where ``zero`` says so."""
+def check_positive(who: str, name: str, value: object, *, zero: bool = False) -> None:
+    """Raise ``ValueError`` unless ``value`` is a positive finite number, or 0 where allowed."""
     number = _number(value)
-    if not (0 < number < end or (zero and number == 0)):
-        interval = f"{'[' if zero else '('}0, {end})"
+    if not (0 < number < float("inf") or (zero and number == 0)):
+        kind = "finite number >= 0" if zero else "positive finite number"
+        raise ValueError(f"{who}: {name} must be a {kind}, found {shown(value)}")
+
+
+def check_share(
+    who: str,
+    name: str,
+    value: object,
+    *,
+    zero: bool = False,
+    one: bool = False,
+    end: float = 1,
+) -> None:
+    """Raise ``ValueError`` unless ``value`` is in (0, ``end``), or 0 or the end where allowed."""
+    number = _number(value)
+    if not (0 < number < end or (zero and number == 0) or (one and number == end)):
+        interval = f"{'[' if zero else '('}0, {end}{']' if one else ')'}"
         raise ValueError(f"{who}: {name} must be in {interval}, found {shown(value)}")
 
 

@@ -24,6 +24,9 @@ class Record:
         weights: one per sender, where the rule has weights; 0 for a rejected row.
         distances: ‖x_i - estimate‖₂ per sender; None where it cannot be measured.
         rejected: messages that do not count, and why.
+        clipped: senders whose message was longer than the codec allows, and counts as clipped.
+        bytes: of the messages that arrived, in their byte format, whether they count or not; None
+            where there are no messages, as in a collective.
         estimate_norm: ‖estimate‖₂; None in a skipped round.
         skipped: why the model did not step, or None.
         solver: iterations, residual and reason, where the rule has a solver.
@@ -35,6 +38,8 @@ class Record:
     weights: tuple[float, ...] | None = None
     distances: tuple[float | None, ...] = ()
     rejected: tuple[Rejection, ...] = ()
+    clipped: tuple[int, ...] = ()
+    bytes: int | None = None
     estimate_norm: float | None = None
     skipped: str | None = None
     solver: Mapping[str, Any] | None = None

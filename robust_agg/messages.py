@@ -21,7 +21,13 @@ _VERSION = 1
 # magic, version, dtype code, padding, sender, round, number of elements
 _HEADER = struct.Struct("<4sBB2xqqQ")
 # Codes are part of the format: append, never renumber.
-_CODES = {torch.float32: 1, torch.float64: 2, torch.float16: 3, torch.bfloat16: 4}
+_CODES = {
+    torch.float32: 1,
+    torch.float64: 2,
+    torch.float16: 3,
+    torch.bfloat16: 4,
+    torch.uint8: 5,  # the bytes of a codec
+}
 _DTYPES = {code: dtype for dtype, code in _CODES.items()}
 
 
@@ -44,7 +50,8 @@ class Update:
     Attributes:
         sender: the worker's id, as the transport knows it.
         round: the round the worker computed it for.
-        row: a ``(d,)`` floating tensor (a gradient, a momentum or a model difference).
+        row: a ``(d,)`` floating tensor (a gradient, a momentum or a model difference); under a
+            codec the ``(b,)`` uint8 tensor of its message.
 
     Raises:
         ValueError: sender or round is no integer; one of numpy or torch is kept as an ``int``.
@@ -65,8 +72,8 @@ class Schema:
 
     Attributes:
         round: the round being collected.
-        dim: the number of elements d of a row.
-        dtype: the rows' floating dtype.
+        dim: the number of elements d of a row, or of bytes b of a codec's message.
+        dtype: the rows' floating dtype, or uint8.
         senders: the ids that were asked for a row this round.
     """
 
@@ -98,7 +105,7 @@ def encode(update: Update) -> bytes:
     """The bytes of one update: 32 bytes of header, then the row's elements in little-endian order.
 
     Raises:
-        MessageError: the row is not a one-dimensional tensor of a supported floating dtype, or
+        MessageError: the row is not a one-dimensional tensor of a supported dtype, or
             sender or round needs more than 64 bits.
     """
     row = update.row
@@ -117,6 +124,12 @@ def encode(update: Update) -> bytes:
         ) from error
     raw = row.detach().to("cpu").contiguous().view(torch.uint8).numpy()
     return header + raw.tobytes()
+
+
+def size(update: Update) -> int:
+    """The number of bytes of :func:`encode`; of what is no tensor, those of the header."""
+    row: object = update.row
+    return _HEADER.size + (row.numel() * row.element_size() if isinstance(row, Tensor) else 0)
 
 
 def decode_header(message: memoryview) -> Header:

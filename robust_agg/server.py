@@ -14,9 +14,12 @@ from torch import Tensor, nn
 from robust_agg import kernels
 from robust_agg.admission import Admitted, Rejection, admit
 from robust_agg.aggregator import Aggregator, Explanation
+from robust_agg.codecs import Codec
+from robust_agg.codecs.decoder import Decoder, Reading
 from robust_agg.declared import check_declared
 from robust_agg.errors import (
     ConstraintError,
+    SearchLimitError,
     TooManyRejectedError,
     as_integer,
     check_choice,
@@ -24,14 +27,16 @@ from robust_agg.errors import (
     check_rejected,
 )
 from robust_agg.ledger import Ledger, Record, finite_or_none
-from robust_agg.messages import Schema, Update
+from robust_agg.messages import Schema, Update, size
 from robust_agg.online.estimator import Estimator
 from robust_agg.seeding import generator
-from robust_agg.span import too_far
+from robust_agg.span import Geometry, too_far
 from robust_agg.specification import specification
 from robust_agg.types import State
 
 _SPECIFICATION = "rule specification"
+_LAST = "last estimate"
+_DECODER = "decoder"
 
 OnFailure = Literal["skip", "raise"]
 
@@ -54,6 +59,7 @@ class Server:
         ledger: one line a round, if given.
         on_failure: what a round that cannot be trusted does: ``"skip"`` it or ``"raise"``.
         quorum: rows without which a round does not count.
+        codec: how the workers send their rows, see :mod:`robust_agg.codecs`; as they are, if None.
     """
 
     def __init__(
@@ -68,6 +74,7 @@ class Server:
         ledger: Ledger | None = None,
         on_failure: OnFailure = "skip",
         quorum: int = 1,
+        codec: Codec | None = None,
     ) -> None:
         check_declared(rule, f=f)
         check_count("Server", "quorum", quorum, minimum=1)
@@ -95,6 +102,8 @@ class Server:
         # What concatenating them gives: a model of bfloat16 and float32 is sent, and answered, in
         # float32.
         self._dtype = reduce(torch.promote_types, (p.dtype for p in self._weights))
+        dim = sum(p.numel() for p in self._weights)
+        self._decoder = Decoder(codec, dim=dim, dtype=self._dtype, device=self.device)
         self._estimate: Tensor | None = None
         self._state: State = {}
         if isinstance(rule, Estimator):
@@ -106,10 +115,11 @@ class Server:
 
     def schema(self, senders: Iterable[int]) -> Schema:
         """What a message of this round must look like."""
+        dim, dtype = self._decoder.form
         return Schema(
             round=self.round,
-            dim=sum(p.numel() for p in self._weights),
-            dtype=self._dtype,
+            dim=dim,
+            dtype=dtype,
             senders=frozenset(as_integer("Server", "every sender", s) for s in senders),
         )
 
@@ -118,10 +128,34 @@ class Server:
         """The last estimate ``(d,)`` the model stepped by; None before there is one."""
         return self._estimate
 
+    @property
+    def accepted(self) -> dict[int, int]:
+        """By worker, the round of its last message that counts: what a codec has them know."""
+        return self._decoder.accepted
+
+    def read(self, updates: Iterable[Update]) -> list[Update]:
+        """The round's messages as rows, as they would be read now; changes nothing."""
+        return self._decoder.read(update for update in updates if update.round == self.round)
+
+    def write(self, updates: Sequence[Update]) -> list[Update]:
+        """Messages that are read as near to the rows of ``updates`` as any: what liars send."""
+        return self._decoder.write(updates, seed=self.seed)
+
     def aggregate(self, rows: Tensor) -> Tensor:
         """What the rule would answer to ``rows`` now; changes nothing (an attacker's oracle)."""
         draw = generator(self.seed, "query", self.round)
         return self._explain(rows.to(self.device), (), draw, distances=False)[0].output
+
+    def weights_from(self, geometry: Geometry) -> Tensor | None:
+        """The weights in :meth:`aggregate`'s answer to points of which the geometry is known.
+
+        None where the rule must see the rows themselves, as an estimator and a coordinate-wise rule
+        must; changes nothing.
+        """
+        if isinstance(self.rule, Estimator):
+            return None
+        draw = generator(self.seed, "query", self.round)
+        return self.rule.weights_from(geometry, generator=draw)
 
     def step(
         self,
@@ -139,19 +173,22 @@ class Server:
             refused: what the transport already knows to be missing or malformed.
 
         Raises:
-            ConstraintError, TooManyRejectedError: with ``on_failure="raise"``, a round that cannot
-                be trusted; the ledger has its line all the same.
+            ConstraintError, SearchLimitError, TooManyRejectedError: with ``on_failure="raise"``, a
+                round that cannot be trusted; the ledger has its line all the same.
         """
         begun = time.perf_counter()
         refused = tuple(refused)
         if senders is None:
             known = {r.sender for r in refused if r.keeps_place and r.sender >= 0}
             senders = {u.sender for u in updates} | known
-        admitted = admit(updates, self.schema(senders), device=self.device, refused=refused)
+        reading = self._decoder.reading()
+        schema = self.schema(senders)
+        admitted = admit(updates, schema, device=self.device, refused=refused, reader=reading)
+        arrived = _arrived(updates, reading)
         seconds = {"admit": time.perf_counter() - begun}
         try:
-            record = self._trusted(admitted, seconds)
-        except (ConstraintError, TooManyRejectedError) as error:
+            record = self._trusted(admitted, arrived, seconds)
+        except (ConstraintError, SearchLimitError, TooManyRejectedError) as error:
             zero = admitted.rows.new_zeros(admitted.rows.shape[1])
             norms = kernels.row_distances(admitted.rows, zero) if admitted.senders else zero[:0]
             bad = (~(norms <= too_far(admitted.rows.dtype))).nonzero().flatten().tolist()
@@ -161,11 +198,13 @@ class Server:
                 rejected=admitted.rejections + _unmeasured(admitted, bad),
                 skipped=str(error),
                 seconds=seconds,
+                **arrived,
             )
             self._close(record)
             if self.on_failure == "raise":
                 raise
             return record
+        self._decoder.keep(reading)
         self._close(record)
         return record
 
@@ -174,7 +213,9 @@ class Server:
         if self.ledger is not None:
             self.ledger.append(record)
 
-    def _trusted(self, admitted: Admitted, seconds: dict[str, float]) -> Record:
+    def _trusted(
+        self, admitted: Admitted, arrived: dict[str, Any], seconds: dict[str, float]
+    ) -> Record:
         begun = time.perf_counter()
         rows, n = admitted.rows, len(admitted.senders)
         check_declared(self.rule, f=self.f, n=n)
@@ -200,6 +241,7 @@ class Server:
             estimate_norm=finite_or_none([float(why.output.double().norm())])[0],
             solver=None if why.solver is None else asdict(why.solver),
             seconds=seconds,
+            **arrived,
         )
 
     def _explain(
@@ -244,15 +286,19 @@ class Server:
             "model": dict(self.model.state_dict()),
             "optimizer": self.optimizer.state_dict(),
             "estimator": dict(self._state),
+            **({} if self._estimate is None else {_LAST: self._estimate}),
+            _DECODER: self._decoder.state_dict(),
         }
 
     def _identity(self) -> dict[str, Any]:
         """What a checkpoint and the server that continues it must have in common."""
+        codec = self._decoder.codec
         return {
             "seed": self.seed,
             "rule": self.rule.name,
             _SPECIFICATION: specification(self.rule),
             "optimizer kind": type(self.optimizer).__name__,
+            "codec": None if codec is None else specification(codec),
         }
 
     def load_state_dict(self, tree: dict[str, Any]) -> None:
@@ -274,13 +320,17 @@ class Server:
         number = as_integer("Server", "round", tree["round"])
         _check_alike("estimator's state", self._state, tree["estimator"])
         _check_alike("model", self.model.state_dict(), tree["model"])
+        senders = self._decoder.checked(tree.get(_DECODER, {}))
         # The optimizer first: it looks at its groups before it changes, and the model has passed.
         self.optimizer.load_state_dict(tree["optimizer"])
         self.model.load_state_dict(tree["model"])
         self._state = {
             name: value.to(self._state[name].device) for name, value in tree["estimator"].items()
         }
-        self._estimate = None
+        self._decoder.states = senders
+        # Older checkpoints have none.
+        last = tree.get(_LAST)
+        self._estimate = None if last is None else last.to(self.device)
         self.round = number
 
 
@@ -292,6 +342,11 @@ def _unmeasured(admitted: Admitted, places: Iterable[int]) -> tuple[Rejection, .
         for i in places
         if admitted.senders[i] not in malformed
     )
+
+
+def _arrived(updates: Iterable[Update], reading: Reading) -> dict[str, Any]:
+    """What a record says of the messages themselves."""
+    return {"bytes": sum(map(size, updates)), "clipped": tuple(sorted(reading.clipped))}
 
 
 def _check_alike(what: str, own: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> None:

@@ -7,6 +7,8 @@ the sum; those who hold the other columns ask for the same sums in the same orde
 
 from __future__ import annotations
 
+from math import isfinite
+
 import torch
 from torch import Tensor
 
@@ -27,6 +29,10 @@ class Shards:
     def largest(self, value: float) -> float:
         """The largest of the holders' ``value``, which is not NaN."""
         return value
+
+    def finite(self, value: float) -> bool:
+        """Whether the ``value`` of every holder, which is not NaN, is finite."""
+        return isfinite(value)
 
     def join(self, part: Tensor) -> Tensor:
         """The holders' ``(n, k)`` side by side, in the order of their columns."""

@@ -90,6 +90,12 @@ class Geometry:
         reach = self._mass.abs() * self.centre_norm.sqrt() + self.coefficients.abs() @ lengths
         return self.precision * reach.square()
 
+    def loses_norms(self, least: float = 0.0) -> bool:
+        """Whether an accepted point's norm may be off by more than 1e-5 of it, or of ``least``."""
+        relevant = self.squared_norms.sqrt().clamp(min=least).square()
+        doubtful = self.rounding > 2 * _ACCURACY * relevant
+        return bool((doubtful & self.accepted).any())
+
     @cached_property
     def squared_distances(self) -> Tensor:
         """``(m, m)`` of ‖p_i - p_k‖²; 0 on the diagonal, Inf where either point is rejected."""
@@ -126,15 +132,31 @@ class Geometry:
         return places, gram
 
     def mixed(self, mixing: Tensor, accepted: Tensor) -> Geometry:
-        """The geometry of the points ``mixing @ points``, ``mixing`` of shape ``(m', m)``."""
+        """The geometry of the points ``mixing @ points``, ``mixing`` of shape ``(m', m)``.
+
+        A point of far rows that cancel is nowhere to be found among their roundings: it is
+        rejected.
+        """
+        together = mixing * self.accepted if self.mixing is None else mixing @ self.mixing
+        accepted = accepted & ~self._lost(together, accepted)
         return Geometry(
-            mixing=mixing * self.accepted if self.mixing is None else mixing @ self.mixing,
+            mixing=together * accepted[:, None],
             accepted=accepted,
             centre_norm=self.centre_norm,
             centre_products=self.centre_products,
             deviations=self.deviations,
             precision=self.precision,
         )
+
+    def _lost(self, together: Tensor, accepted: Tensor) -> Tensor:
+        """``(m',)`` bool: points whose error is more than their spread, and than that of most."""
+        spread = ((together @ self.deviations) * together).sum(dim=1).clamp(min=0)
+        lengths = self.deviations.diagonal().clamp(min=0).sqrt()
+        error = self.precision * (together.abs() @ lengths).square()
+        if not bool((error > spread).any()):
+            return torch.zeros_like(accepted)
+        typical = spread[accepted].median() if bool(accepted.any()) else spread.new_zeros(())
+        return (error > spread) & (error > typical)
 
     def about_origin(self, rows: Tensor, accepted: Tensor, *, shards: Shards = WHOLE) -> Geometry:
         """The same points measured anew, about the origin and in float64.
@@ -268,3 +290,5 @@ def _exact_gram(rows: Tensor, extra: Tensor | None) -> Tensor:
 
 _EXACT_NUMBERS = 1 << 20
 _UNDERFLOW = float(torch.finfo(torch.float32).tiny / torch.finfo(torch.float32).eps)
+_ACCURACY = 1e-5
+# Relative error of a norm, twice which is that of its square, up to which rules go by it.

@@ -11,7 +11,7 @@ import numpy as np
 import oracles
 import pytest
 from numpy.typing import NDArray
-from oracles import online, rules, solvers
+from oracles import attacks, online, rules, solvers
 
 Array = NDArray[np.float64]
 
@@ -54,7 +54,7 @@ def test_the_import_check_sees_every_form_and_every_file() -> None:
     assert {"rules.py", "online.py", "solvers.py"} <= {path.name for path in ORACLE_FILES}
 
 
-@pytest.mark.parametrize("module", [rules, online, solvers])
+@pytest.mark.parametrize("module", [attacks, rules, online, solvers])
 def test_every_public_function_is_documented(module: object) -> None:
     functions = {
         name: value
@@ -77,6 +77,13 @@ def test_oracles_leave_their_input_unchanged() -> None:
         rules.centered_clipping(rows, iterations=2, start=m)
         rules.nearest_neighbor_mixing(rows, 2)
         rules.clip(rows, 0.5)
+        rules.bulyan(rows, 1)
+        rules.medoid(rows)
+        rules.smea(rows, 2)
+        rules.minimum_diameter_averaging(rows, 2)
+        rules.caf(rows, 2)
+        rules.smoothed_weiszfeld(rows, 0.1, 2, m)
+        rules.resample(rows, 2, range(14))
         for divergence in DIVERGENCES:
             online.prox_argmin(rows, m, 0.5, divergence)
             for method in METHODS:
@@ -134,6 +141,70 @@ def test_krum_checks_its_numbers() -> None:
         rules.krum(np.zeros((3, 1)), 1)
     with pytest.raises(ValueError, match="found m=6, n=5"):
         rules.multi_krum(np.zeros((5, 1)), 1, 6)
+
+
+def test_krum_of_other_neighbours_and_distances_by_hand() -> None:
+    rows = np.array([[0.0], [1.0], [3.0], [7.0], [100.0]])
+    near(rules.krum_scores(rows, 1, neighbours=1), [1, 1, 4, 16, 93**2])
+    near(rules.krum_scores(rows, 1, squared=False), [1 + 3, 1 + 2, 2 + 3, 4 + 6, 93 + 97])
+    assert rules.krum_order(rows, 1, neighbours=1) == [0, 1, 2, 3, 4]
+
+
+def test_krum_selection_and_bulyan_by_hand() -> None:
+    rows = np.array([[0.0], [1.0], [3.0], [7.0], [12.0], [100.0], [5.0]])
+    # 3, of 4 neighbours: 4+4+9+16. Of the rest 5, of 3: 4+16+25. Then 1, of 2: 1+36. Of 0, 7, 12
+    # and 100 both 7 and 12 are as near to one; and then 0 and 12, where no neighbour is left.
+    assert rules.krum_selection(rows, 1) == [2, 6, 1, 3, 0]
+    # Of 0 1 3 5 7 the three nearest to 3.
+    near(rules.bulyan(rows, 1), [3.0])
+    with pytest.raises(ValueError, match="found n=6, f=1"):
+        rules.bulyan(rows[:6], 1)
+    near(rules.near_median(np.array([[0.0], [1.0], [2.0], [9.0]]), 1), [1.0])
+    near(rules.near_median(np.array([[-1.0], [-1.0], [1.0], [1.0]]), 1), [-1 / 3])
+
+
+# ---------------------------------------------------------------- sets of rows
+
+
+def test_the_medoid_and_the_nearest_by_hand() -> None:
+    rows = np.array([[0.0, 0.0], [3.0, 4.0], [3.0, 0.0], [30.0, 0.0]])
+    # Sums of distances: 5+3+30, 5+4+…, 3+4+27, …
+    assert rules.medoid(rows) == 2
+    assert rules.medoid(np.array([[1.0], [0.0], [1.0], [0.0]])) == 0
+    near(rules.nearest_to_reference(rows, 2, 0), [1.5, 0.0])
+    near(rules.comparative_gradient_elimination(rows, 1), [2.0, 4 / 3])
+    tied = np.array([[0.0, 5.0], [3.0, 4.0], [1.0, 0.0], [-5.0, 0.0]])
+    near(rules.comparative_gradient_elimination(tied, 2), [0.5, 2.5])
+
+
+def test_sets_of_least_diameter_and_eigenvalue_by_hand() -> None:
+    rows = np.array([[0.0], [10.0], [11.0], [13.0], [2.0]])
+    assert rules.diameter(rows) == 169
+    assert rules.minimum_diameter_set(rows, 2) == (1, 2, 3)
+    near(rules.minimum_diameter_averaging(rows, 2), [34 / 3])
+    assert rules.minimum_diameter_set(np.eye(5), 2) == (0, 1, 2)
+    assert rules.top_eigenvalue(np.array([[1.0, 0], [-1, 0], [0, 2], [0, -2]])) == pytest.approx(2)
+    # A line of length 2 and one that is three times as wide, but has the larger diameter.
+    plane = np.array([[0.0, 0], [2, 0], [1, 0], [1, 9]])
+    assert rules.smallest_eigenvalue_set(plane, 1) == (0, 1, 2)
+    near(rules.smea(plane, 1), [1.0, 0.0])
+    assert rules.smallest_eigenvalue_set(np.eye(5), 2) == (0, 1, 2)
+
+
+def test_the_filter_by_hand() -> None:
+    # About the mean 2 all τ are 1, 1, 1, 9, 0: eigenvalue 12/5. Then c = 8/9, 8/9, 8/9, 0, 1 with
+    # the mean 10/11 of 1, 1, 1, 2 so weighted, in all 11/3 > 3 and the smaller eigenvalue.
+    rows = np.array([[1.0], [1.0], [1.0], [5.0], [2.0]])
+    weights = np.array([8 / 9, 8 / 9, 8 / 9, 0, 1])
+    near(rules.caf(rows, 1), weights @ rows / weights.sum())
+    near(rules.caf(rows, 0), [2.0])
+
+
+def test_smoothed_weiszfeld_by_hand() -> None:
+    rows = np.array([[0.0], [1.0], [4.0]])
+    near(rules.smoothed_weiszfeld(rows, 0.5, 1, np.array([0.0])), [(0 + 1 + 1) / (2 + 1 + 0.25)])
+    near(rules.smoothed_weiszfeld(rows, 10.0, 1, np.array([0.0])), rules.mean(rows))
+    near(rules.smoothed_weiszfeld(rows, 1.0, 0, np.array([7.0])), [7.0])
 
 
 # ---------------------------------------------------------------- centered clipping
@@ -199,6 +270,15 @@ def test_bucketing_by_hand() -> None:
     near(rules.bucketing(rows, 2, [0, 1, 2, 3, 4])[:, 0], [5, 25, 40])
     near(rules.bucketing(rows, 1, [4, 3, 2, 1, 0]), rows[::-1])
     near(rules.bucketing(rows, 9, range(5)), [rules.mean(rows)])
+
+
+def test_resampling_by_hand() -> None:
+    rows = np.array([[0.0], [10.0], [20.0]])
+    # Places 0 1 are those of row 0, 2 3 of row 1, 4 5 of row 2.
+    near(rules.resample(rows, 2, [0, 1, 2, 4, 5, 3])[:, 0], [0, 15, 15])
+    near(rules.resample(rows, 1, [2, 0, 1])[:, 0], [20, 0, 10])
+    with pytest.raises(ValueError, match="bucketing"):
+        rules.resample(rows, 2, range(3))
 
 
 @pytest.mark.parametrize(("s", "permutation"), [(0, [0, 1, 2]), (2, [0, 0, 2]), (2, [0, 1])])

@@ -12,6 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from robust_agg.checkpoint import to_device
+from robust_agg.codecs import Codec, sender
+from robust_agg.codecs.wire import NOTHING
 from robust_agg.errors import check_count, check_positive
 from robust_agg.messages import Update, encode, pack
 from robust_agg.online.estimator import Estimator
@@ -23,6 +25,8 @@ from workers.worker import LogicalWorker, batches
 
 _CHUNK_BYTES = 16 << 20
 # Gradients of one vectorised call: large enough to keep the cores busy, small beside the rows.
+_CODEC = "codec/"
+# Before the names of a codec's states, beside those of an estimator.
 
 Spec = TypeVar("Spec", bound="HostSpec")
 
@@ -59,12 +63,13 @@ class HostSpec:
         workers: the logical workers; their samples have the same shape and dtype.
         model: builds the module; its weights do not matter, the server's are used.
         loss: ``loss(model(inputs), targets)``, a scalar.
-        seed: of batches, data attacks, dropout and estimators; rows do not depend on how workers
-            are grouped into hosts, but for rounding.
+        seed: of batches, data attacks, dropout, estimators and codecs; rows do not depend on how
+            workers are grouped into hosts, but for rounding.
         batch_size: samples a local step, fewer where the shard is smaller; None for the whole
             shard. Workers with batches of one size are vectorised together.
         local: local SGD steps; None to send the gradient.
         estimator: what each worker passes its row through, with a state of its own.
+        codec: how each worker sends its row, with a state of its own; as it is, if None.
         vectorize: True or False to insist; None to decide from the model.
         chunk: workers per vectorised call; None for 16 MiB of gradients. Activations come on top.
         device: where the host computes.
@@ -81,6 +86,7 @@ class HostSpec:
     batch_size: int | None = None
     local: LocalSGD | None = None
     estimator: LocalEstimator | None = None
+    codec: Codec | None = None
     vectorize: bool | None = None
     chunk: int | None = None
     device: str = "cpu"
@@ -130,7 +136,7 @@ class HostSpec:
 
 
 class Host:
-    """The workers of one :class:`HostSpec` and the states of their local estimators."""
+    """The workers of one :class:`HostSpec` and the states of their local estimators and codecs."""
 
     def __init__(self, spec: HostSpec) -> None:
         self.spec = spec
@@ -141,6 +147,7 @@ class Host:
         self._gradients = Gradients(model, spec.loss, vectorize=spec.vectorize)
         self._workers = {worker.id: worker.to(spec.device) for worker in spec.workers}
         self._states: dict[int, State] = {}
+        self._sent: dict[int, State] = {}
 
     @property
     def ids(self) -> tuple[int, ...]:
@@ -148,19 +155,25 @@ class Host:
         return self.spec.ids
 
     def compute(
-        self, round: int, parameters: Tensor, active: Collection[int] | None = None
+        self,
+        round: int,
+        parameters: Tensor,
+        active: Collection[int] | None = None,
+        accepted: Mapping[int, int] | None = None,
     ) -> list[Update]:
-        """One update per worker: its gradient or local steps, through its local estimator.
+        """One update per worker: its gradient or local steps, through its estimator and codec.
 
         Args:
             round: what all randomness is derived from, beside the seed and the worker's id.
             parameters: ``(d,)``, the trainable parameters in the order of ``model.parameters()``;
                 not changed.
             active: the workers asked this round; all if None. The others' states stay.
+            accepted: by worker, the round of its last message that counts, for the codec; one that
+                is not in it has none.
 
         Returns:
             Updates in the order of ``active``; their rows are views of a ``(k, d)`` block for each
-            chunk, which nothing else refers to.
+            chunk, which nothing else refers to, or messages ``(b,)`` of the codec.
 
         Raises:
             ValueError: parameters of another size, or a worker that is not of this host.
@@ -177,29 +190,66 @@ class Host:
         parameters = parameters.detach().to(self.spec.device)
         rows: dict[int, Tensor] = {}
         states: dict[int, State] = {}
+        sent: dict[int, State] = {}
         for chunk in self._chunks(asked, parameters):
             ids = [worker.id for worker in chunk]
             block = self._work(chunk, round, parameters)
             if self.spec.estimator is not None:
                 block, new = self._estimate(self.spec.estimator, ids, round, block)
                 states.update(zip(ids, new, strict=True))
-            rows.update(zip(ids, block, strict=True))
+            if self.spec.codec is None:
+                rows.update(zip(ids, block, strict=True))
+                continue
+            for i, row in zip(ids, block, strict=True):
+                last = (accepted or {}).get(i, NOTHING)
+                rows[i], sent[i] = self._encode(self.spec.codec, i, round, row, last)
         # All or none, though old and new live side by side until here: a round that fails may be
         # asked for again, and then no worker's memory may hold a row that nobody has received.
         self._states |= states
+        self._sent |= sent
         return [Update(sender=i, round=round, row=rows[i]) for i in asked]
 
-    def reply(self, round: int, parameters: Tensor, active: Collection[int] | None = None) -> bytes:
+    def reply(
+        self,
+        round: int,
+        parameters: Tensor,
+        active: Collection[int] | None = None,
+        accepted: Mapping[int, int] | None = None,
+    ) -> bytes:
         """:meth:`compute` as one block of messages, for a transport that sends bytes."""
-        return pack(encode(update) for update in self.compute(round, parameters, active))
+        return pack(encode(each) for each in self.compute(round, parameters, active, accepted))
 
     def state(self) -> dict[int, State]:
-        """The states of the local estimators, of the workers that have been asked so far."""
-        return dict(self._states)
+        """The states of estimators and codecs, of the workers that have been asked so far."""
+        both = dict(self._states)
+        for i, sent in self._sent.items():
+            coded = {_CODEC + name: value for name, value in sent.items()}
+            both[i] = {**both.get(i, {}), **coded}
+        return both
 
     def load_state(self, states: Mapping[int, State]) -> None:
         """Make the states exactly ``states``; a worker without one starts anew."""
-        self._states = {i: to_device(state, self.spec.device) for i, state in states.items()}
+        self._states, self._sent = {}, {}
+        for i, state in states.items():
+            here = to_device(state, self.spec.device)
+            coded = [name for name in here if name.startswith(_CODEC)]
+            own = {name: value for name, value in here.items() if name not in coded}
+            if own:
+                self._states[i] = own
+            if coded:
+                self._sent[i] = {name.removeprefix(_CODEC): here[name] for name in coded}
+
+    def _encode(
+        self, codec: Codec, worker: int, round: int, row: Tensor, accepted: int
+    ) -> tuple[Tensor, State]:
+        return sender.message(
+            codec,
+            row,
+            self._sent.get(worker, {}),
+            round=round,
+            accepted=accepted,
+            generator=generator(self.spec.seed, "codec", worker, round),
+        )
 
     def _chunks(self, asked: list[int], parameters: Tensor) -> Iterator[list[LogicalWorker]]:
         """Workers to be vectorised together: equally long batches, limited memory."""

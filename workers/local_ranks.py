@@ -9,6 +9,7 @@ import pickle
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
@@ -61,6 +62,7 @@ class LocalRanks(RankPool):
         prepare: Callable[[], object] | None = None,
     ) -> None:
         super().__init__(specs, deadline=deadline, quorum=quorum)
+        begun = time.monotonic()
         self._processes: list[SpawnProcess] = []
         try:
             packed = [_packed(spec, f"host {host}") for host, spec in enumerate(specs)]
@@ -78,9 +80,15 @@ class LocalRanks(RankPool):
                     end.send_bytes(first)
                     end.send_bytes(block)
             group = meet(
-                store, 0, size, timeout=start_timeout, host=_LOCALHOST, look=self._check_alive
+                store,
+                0,
+                size,
+                timeout=start_timeout,
+                host=_LOCALHOST,
+                begun=begun,
+                look=self._check_alive,
             )
-            self._connect(group, start_timeout)
+            self._connect(group, start_timeout, begun)
         except BaseException:
             self.close()
             raise
@@ -137,7 +145,7 @@ def _held() -> Iterator[None]:
 
 def _run(end: Connection, rank: int, port: int, size: int, timeout: float) -> None:
     """What runs in the process of one rank."""
-    threading.Thread(target=_end_with_driver, daemon=True).start()
+    end_with_parent()
     code = 1
     try:
         with end:
@@ -165,8 +173,13 @@ def _unpacked(prepare: bytes, spec: bytes) -> HostSpec:
     return found
 
 
-def _end_with_driver() -> None:
-    driver = multiprocessing.parent_process()
-    assert driver is not None
-    driver.join()
-    os._exit(1)
+def end_with_parent() -> None:
+    """See to it that this process of ``multiprocessing`` ends when the one that started it has."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def watch() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()

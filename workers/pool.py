@@ -11,7 +11,8 @@ from typing import Any
 from torch import Tensor
 
 from robust_agg.admission import Rejection
-from robust_agg.errors import check_count, check_positive
+from robust_agg.codecs.wire import NOTHING, form
+from robust_agg.errors import check_count, check_positive, shown
 from robust_agg.messages import MessageError, Schema, Update
 from robust_agg.types import State
 from workers.host import HostSpec
@@ -37,14 +38,14 @@ class HostPool(Transport):
     all of them.
 
     Args:
-        specs: one per host; no worker on two of them.
+        specs: one per host; no worker on two of them, and the same codec on all.
         deadline: seconds a call may take, encoding and sending included; None waits for ever. An
             attribute that may be changed between rounds: the first one is the slowest.
         quorum: rows without which a round does not count.
 
     Raises:
-        ValueError: no hosts, a worker twice, a deadline that is not positive, or a quorum below 1
-            or above the number of workers.
+        ValueError: no hosts, a worker twice, two codecs, a deadline that is not positive, or a
+            quorum below 1 or above the number of workers.
     """
 
     def __init__(self, specs: Sequence[HostSpec], *, deadline: float | None, quorum: int) -> None:
@@ -63,8 +64,15 @@ class HostPool(Transport):
                 f"{who}: quorum must be at most the number of workers {len(self._host_of)}, "
                 f"found {quorum}"
             )
+        self._codec = specs[0].codec
+        for spec in specs:
+            if spec.codec != self._codec:
+                raise ValueError(
+                    f"{who}: specs must have one codec, found {self._codec} and {spec.codec}"
+                )
         self.deadline = deadline
         self.quorum = quorum
+        self._row_bytes = 0
         self._busy: dict[int, str] = {}
         self._lost: dict[int, str] = {}
         self._closed = False
@@ -102,21 +110,27 @@ class HostPool(Transport):
         return tuple(sorted(self._host_of))
 
     def collect(
-        self, round: int, parameters: Tensor, *, active: Iterable[int] | None = None
+        self,
+        round: int,
+        parameters: Tensor,
+        *,
+        active: Iterable[int] | None = None,
+        accepted: Mapping[int, int] | None = None,
     ) -> Collection:
         begun = time.monotonic()
-        asked = self._by_host(self.workers if active is None else active)
+        asked = self._by_host("active", self.workers if active is None else active)
         senders = sorted(i for ids in asked.values() for i in ids)
-        schema = Schema(
-            round=round,
-            dim=parameters.numel(),
-            dtype=parameters.dtype,
-            senders=frozenset(senders),
-        )
+        dim, dtype = form(self._codec, parameters.numel(), parameters.dtype)
+        schema = Schema(round=round, dim=dim, dtype=dtype, senders=frozenset(senders))
+        self._row_bytes = dim * dtype.itemsize
+        known = accepted or {}
         published = self._publish(round, parameters)
         updates: list[Update] = []
         refused: list[Rejection] = []
-        calls = {host: (round, published, ids) for host, ids in asked.items()}
+        calls = {
+            host: (round, published, ids, {i: known.get(i, NOTHING) for i in ids})
+            for host, ids in asked.items()
+        }
         for host, answer in self._ask("compute", calls, f"round {round}", begun):
             if isinstance(answer, Failure):
                 refused += [Rejection(i, answer.reason) for i in asked[host]]
@@ -157,7 +171,7 @@ class HostPool(Transport):
         return states
 
     def load_state(self, states: Mapping[int, State]) -> None:
-        self._by_host(states)
+        self._by_host("states", states)
         calls = {
             host: (self._pack_states({i: states[i] for i in ids if i in states}),)
             for host, ids in enumerate(self._ids)
@@ -168,11 +182,14 @@ class HostPool(Transport):
             if isinstance(answer, Failure):
                 raise HostError(f"{type(self).__name__}: load_state: {answer.reason}")
 
-    def _by_host(self, workers: Iterable[int]) -> dict[int, tuple[int, ...]]:
+    def _by_host(self, what: str, workers: Iterable[int]) -> dict[int, tuple[int, ...]]:
         grouped: dict[int, list[int]] = {}
         for i in sorted(set(workers)):
             if i not in self._host_of:
-                raise ValueError(f"{type(self).__name__}: there is no worker {i}")
+                raise ValueError(
+                    f"{type(self).__name__}: {what} must be among the workers "
+                    f"{shown(self.workers)}, found {i}"
+                )
             grouped.setdefault(self._host_of[i], []).append(i)
         return {host: tuple(ids) for host, ids in sorted(grouped.items())}
 
@@ -228,8 +245,14 @@ class HostPool(Transport):
             yield host, self._still_busy(host)
 
     def _call(self, host: int, method: str, args: tuple[Any, ...], what: str) -> None:
-        self._submit(host, method, *args)
-        self._busy[host] = what
+        try:
+            # Marked before it is sent: an interrupt in between must not leave an answer that the
+            # next call would take for its own.
+            self._busy[host] = what
+            self._submit(host, method, *args)
+        except BaseException:
+            self._busy.pop(host, None)
+            raise
 
     def _still_busy(self, host: int) -> Failure:
         return Failure(f"late: host {host} is still busy with {self._busy[host]}")

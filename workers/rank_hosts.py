@@ -39,7 +39,6 @@ class RankPool(HostPool):
 
     def __init__(self, specs: Sequence[HostSpec], *, deadline: float | None, quorum: int) -> None:
         super().__init__(specs, deadline=deadline, quorum=quorum)
-        self._row_bytes = 0
         self._answers: _Answers = queue.SimpleQueue()
         self._calls: list[_Calls] = [queue.SimpleQueue() for _ in specs]
         self._lines: list[Line] = []
@@ -50,8 +49,8 @@ class RankPool(HostPool):
             self, _leave, self._lines, self._calls, self._threads, self._lost
         )
 
-    def _connect(self, group: ProcessGroup, timeout: float) -> None:
-        """Meet the hosts on ranks 1, 2, …
+    def _connect(self, group: ProcessGroup, timeout: float, begun: float) -> None:
+        """Meet the hosts on ranks 1, 2, …, within so many seconds since ``begun``.
 
         Raises:
             HostError: a host cannot be built, does not answer in time, or has other workers than
@@ -64,11 +63,11 @@ class RankPool(HostPool):
                 threading.Thread(target=_speak, args=given, name=f"rank {host + 1}", daemon=True)
             )
             self._threads[-1].start()
-        self._await_start(timeout)
+        self._await_start(timeout, begun)
 
-    def _await_start(self, timeout: float) -> None:
+    def _await_start(self, timeout: float, begun: float) -> None:
         who = type(self).__name__
-        end = time.monotonic() + timeout
+        end = begun + timeout
         for host in range(len(self._ids)):
             self._call(host, "ready", (), "its start")
         while self._busy:
@@ -94,15 +93,15 @@ class RankPool(HostPool):
         self._leave()
 
     def _publish(self, round: int, parameters: Tensor) -> Tensor:
-        self._row_bytes = parameters.numel() * parameters.element_size()
         return in_bytes(pack_parameters(round, parameters))
 
     def _submit(self, host: int, method: str, *args: Any) -> None:
         match method:
             case "compute":
-                _, published, ids = args
+                _, published, ids, accepted = args
                 most = most_bytes(len(self._ids[host]), self._row_bytes)
-                call = Call("compute", (published, numbers(ids)), most)
+                told = numbers([*ids, *(accepted[i] for i in ids)])
+                call = Call("compute", (published, told), most)
             case "load_state":
                 call = Call("load_state", args)
             case "state":
@@ -141,7 +140,7 @@ class RankHosts(RankPool):
     its states have is believed. ``torchrun`` itself ends all processes when one of them fails.
 
     Args:
-        specs: those of ranks 1, 2, …; only the workers' ids are read here.
+        specs: those of ranks 1, 2, …; only the workers' ids and the codec are read here.
         group: one that sends CPU tensors by gloo; the default group if None.
         deadline: seconds a call may take; None waits for ever.
         quorum: rows without which a round does not count.
@@ -176,7 +175,7 @@ class RankHosts(RankPool):
                 f"{group.name() or 'another backend'}"
             )
         try:
-            self._connect(group, start_timeout)
+            self._connect(group, start_timeout, time.monotonic())
         except BaseException:
             self.close()
             raise

@@ -120,9 +120,11 @@ def _do(host: Host, call: Call) -> Tensor:
         case "ready":
             return numbers(host.ids)
         case "compute":
-            message, ids = call.parts
-            sent = unpack_parameters(message.numpy().data)
-            block: object = host.reply(sent.round, sent.row, whole(ids))
+            message, told = call.parts
+            sent, both = unpack_parameters(message.numpy().data), whole(told)
+            ids, accepted = both[: len(both) // 2], both[len(both) // 2 :]
+            known = dict(zip(ids, accepted, strict=True))
+            block: object = host.reply(sent.round, sent.row, ids, known)
             if not isinstance(block, bytes):
                 raise TypeError(f"a block of bytes is required, found {type(block).__name__}")
             return in_bytes(block)

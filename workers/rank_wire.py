@@ -142,13 +142,16 @@ class Line:
             work.wait(_FOREVER)
 
     def _broken(self, error: RuntimeError) -> ConnectionError:
-        # Gloo puts its file before what it says, and advice behind.
-        said = re.sub(
-            r"^\[.*?\.cc:\d+\] |\. This is typically.*|\n.*", "", str(error), flags=re.DOTALL
-        )
-        return ConnectionError(
-            f"the connection to rank {self.peer} broke: {said.partition(chr(10))[0]}"
-        )
+        return ConnectionError(f"the connection to rank {self.peer} broke: {in_a_line(error)}")
+
+
+def in_a_line(error: BaseException) -> str:
+    """What torch says, without the file that gloo puts before it, and the advice and the trace
+    behind."""
+    said = re.sub(
+        r"^\[.*?\.cc:\d+\] |\. This is typically.*|\n.*", "", str(error).strip(), flags=re.DOTALL
+    )
+    return said or type(error).__name__
 
 
 def in_bytes(block: bytes) -> Tensor:

@@ -12,13 +12,16 @@ import os
 import secrets
 import shutil
 import signal
+import sys
 import tempfile
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 from typing import Any
+
+from workers.transport import HostError
 
 INSTALL = "pip install 'robust-agg[ray]'"
 _UNIX_SOCKET_LIMIT = 107
@@ -155,6 +158,35 @@ def pickled(value: object, by_value: Iterable[ModuleType]) -> bytes:
         for module in modules:
             cloudpickle.unregister_pickle_by_value(module)
     return block
+
+
+def await_start(who: str, ready: Mapping[str, Any], timeout: float) -> list[Any]:
+    """What new actors answer to their first calls, which are given by the names of the actors.
+
+    Raises:
+        HostError: one is not placed in time, or cannot be built.
+    """
+    ray = require()
+    done = set(ray.wait(list(ready.values()), num_returns=len(ready), timeout=timeout)[0])
+    answers = []
+    for name, ref in ready.items():
+        if ref not in done:
+            raise HostError(
+                f"{who}: {name} did not start within {timeout:g} s; does the cluster have the "
+                f"resources? It has {ray.cluster_resources()}"
+            )
+        try:
+            answers.append(ray.get(ref))
+        except ray.exceptions.RayError as error:
+            # Ray tells the whole story in the text; its last line is what the actor said.
+            said = str(error).strip().splitlines()[-1]
+            raise HostError(f"{who}: {name} cannot be built: {said}") from error
+    return answers
+
+
+def add_to_path(folders: Iterable[str]) -> None:
+    """Let this process import what another one can, whose ``sys.path`` these are."""
+    sys.path += [folder for folder in folders if folder not in sys.path]
 
 
 def reason(error: BaseException) -> tuple[str, bool]:

@@ -26,7 +26,6 @@ from workers.blocks import (
 )
 from workers.host import HostSpec
 from workers.pool import Failure, HostPool
-from workers.transport import HostError
 
 _log = logging.getLogger(__name__)
 
@@ -78,7 +77,6 @@ class RayHosts(HostPool):
         ray_compat.connect(cpus=num_cpus * len(specs), address=address)
         self._actors: list[Any] = []
         self._pending: dict[Any, tuple[int, float]] = {}
-        self._row_bytes = 0
         try:
             remote = self._ray.remote(HostActor).options(
                 num_cpus=num_cpus, num_gpus=num_gpus, scheduling_strategy="SPREAD"
@@ -86,26 +84,11 @@ class RayHosts(HostPool):
             for spec in specs:
                 packed = ray_compat.pickled(spec, by_value)
                 self._actors.append(remote.remote(packed, sys.path))
-            self._await_start(start_timeout)
+            ready = {f"host {i}": actor.ready.remote() for i, actor in enumerate(self._actors)}
+            ray_compat.await_start("RayHosts", ready, start_timeout)
         except BaseException:
             self.close()
             raise
-
-    def _await_start(self, timeout: float) -> None:
-        ready = [actor.ready.remote() for actor in self._actors]
-        done, _ = self._ray.wait(ready, num_returns=len(ready), timeout=timeout)
-        for host, ref in enumerate(ready):
-            if ref not in done:
-                raise HostError(
-                    f"RayHosts: host {host} did not start within {timeout} s; does the cluster "
-                    f"have the resources? It has {self._ray.cluster_resources()}"
-                )
-            try:
-                self._ray.get(ref)
-            except self._ray.exceptions.RayError as error:
-                # Ray tells the whole story in the text; its last line is what the host said.
-                said = str(error).strip().splitlines()[-1]
-                raise HostError(f"RayHosts: host {host} cannot be built: {said}") from error
 
     def close(self) -> None:
         if self._closed:
@@ -121,7 +104,6 @@ class RayHosts(HostPool):
             ray_compat.disconnect()
 
     def _publish(self, round: int, parameters: Tensor) -> Any:
-        self._row_bytes = parameters.numel() * parameters.element_size()
         return self._ray.put(pack_parameters(round, parameters))
 
     def _submit(self, host: int, method: str, *args: Any) -> None:
@@ -166,7 +148,7 @@ class HostActor:
     """A host in a process of its own; becomes an actor in :class:`RayHosts`."""
 
     def __init__(self, spec: bytes, path: Sequence[str]) -> None:
-        sys.path += [folder for folder in path if folder not in sys.path]
+        ray_compat.add_to_path(path)
         # From the driver, which Ray's processes obey anyway.
         unpacked: HostSpec = pickle.loads(spec)
         torch.set_num_threads(unpacked.threads)
@@ -175,8 +157,10 @@ class HostActor:
     def ready(self) -> None:
         """Nothing; answers once the host is built."""
 
-    def compute(self, round: int, parameters: bytes, active: Sequence[int]) -> bytes:
-        return self._host.reply(round, unpack_parameters(parameters).row, active)
+    def compute(
+        self, round: int, parameters: bytes, active: Sequence[int], accepted: Mapping[int, int]
+    ) -> bytes:
+        return self._host.reply(round, unpack_parameters(parameters).row, active, accepted)
 
     def state(self) -> bytes:
         return pack_states(self._host.state())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import sys
+import time
 from collections.abc import Iterable, Sequence
 from types import ModuleType
 from typing import Any
@@ -55,6 +56,7 @@ class RayRanks(RankPool):
         by_value: Iterable[ModuleType] = (),
     ) -> None:
         super().__init__(specs, deadline=deadline, quorum=quorum)
+        begun = time.monotonic()
         self._ray = ray_compat.require()
         ray_compat.connect(cpus=num_cpus * len(specs), address=address)
         self._actors: list[Any] = []
@@ -72,8 +74,16 @@ class RayRanks(RankPool):
                 packed = ray_compat.pickled(spec, modules)
                 given = (packed, own, store.port, rank, size, start_timeout)
                 self._serving.append(actor.serve.remote(*given))
-            group = meet(store, 0, size, timeout=start_timeout, host=own, look=self._check_alive)
-            self._connect(group, start_timeout)
+            group = meet(
+                store,
+                0,
+                size,
+                timeout=start_timeout,
+                host=own,
+                begun=begun,
+                look=self._check_alive,
+            )
+            self._connect(group, start_timeout, begun)
         except BaseException:
             self.close()
             raise
@@ -93,24 +103,26 @@ class RayRanks(RankPool):
     def close(self) -> None:
         if self._closed:
             return
+        self._closed = True
         try:
-            if self._ray.is_initialized():
-                for host in {*self._busy, *self._lost}:
-                    self._ray.kill(self._actors[host])
+            self._kill(self._actors[host] for host in {*self._busy, *self._lost})
             super().close()
-            if self._ray.is_initialized():
-                for actor in self._actors:
-                    self._ray.kill(actor)
         finally:
+            self._kill(self._actors)
             self._actors.clear()
             ray_compat.disconnect()
+
+    def _kill(self, actors: Iterable[Any]) -> None:
+        if self._ray.is_initialized():
+            for actor in actors:
+                self._ray.kill(actor)
 
 
 class RankActor:
     """A process for one rank; becomes an actor in :class:`RayRanks`."""
 
     def __init__(self, path: Sequence[str]) -> None:
-        sys.path += [folder for folder in path if folder not in sys.path]
+        ray_compat.add_to_path(path)
 
     def serve(
         self, spec: bytes, host: str, port: int, rank: int, size: int, timeout: float

@@ -14,10 +14,12 @@ from robust_agg import (
     Ledger,
     Record,
     Rejection,
+    SearchLimitError,
     Server,
     TooManyRejectedError,
     Update,
 )
+from robust_agg.span import Geometry
 from workers import ray_compat
 from workers.transport import HostError
 
@@ -64,26 +66,11 @@ class RayServer:
             remote = self._ray.remote(_ServerActor)
             options = remote.options(num_cpus=num_cpus, num_gpus=num_gpus)
             self._actor = options.remote(build, threads or torch.get_num_threads())
-            self._await_start(start_timeout)
-            self.f, self.round = self._call("facts")
+            ready = {"the server": self._actor.facts.remote()}
+            ((self.f, self.round),) = ray_compat.await_start("RayServer", ready, start_timeout)
         except BaseException:
             self.close()
             raise
-
-    def _await_start(self, timeout: float) -> None:
-        ready = self._actor.facts.remote()
-        done, _ = self._ray.wait([ready], timeout=timeout)
-        if not done:
-            raise HostError(
-                f"RayServer: the server did not start within {timeout} s; does the cluster have "
-                f"the resources? It has {self._ray.cluster_resources()}"
-            )
-        try:
-            self._ray.get(ready)
-        except self._ray.exceptions.RayError as error:
-            # Ray tells the whole story in the text; its last line is what the server said.
-            said = str(error).strip().splitlines()[-1]
-            raise HostError(f"RayServer: the server cannot be built: {said}") from error
 
     def parameters(self) -> Tensor:
         found: Tensor = self._call("parameters")
@@ -94,8 +81,25 @@ class RayServer:
         found: Tensor | None = self._call("estimate")
         return found
 
+    @property
+    def accepted(self) -> dict[int, int]:
+        found: dict[int, int] = self._call("accepted")
+        return found
+
+    def read(self, updates: Iterable[Update]) -> list[Update]:
+        found: list[Update] = self._call("read", list(updates))
+        return found
+
+    def write(self, updates: Sequence[Update]) -> list[Update]:
+        found: list[Update] = self._call("write", list(updates))
+        return found
+
     def aggregate(self, rows: Tensor) -> Tensor:
         found: Tensor = self._call("aggregate", rows.cpu())
+        return found
+
+    def weights_from(self, geometry: Geometry) -> Tensor | None:
+        found: Tensor | None = self._call("weights_from", geometry)
         return found
 
     def step(
@@ -174,8 +178,20 @@ class _ServerActor:
         found = self._server.estimate
         return None if found is None else found.cpu()
 
+    def accepted(self) -> dict[int, int]:
+        return self._server.accepted
+
+    def read(self, updates: list[Update]) -> list[Update]:
+        return self._server.read(updates)
+
+    def write(self, updates: list[Update]) -> list[Update]:
+        return self._server.write(updates)
+
     def aggregate(self, rows: Tensor) -> Tensor:
         return self._server.aggregate(rows).cpu()
+
+    def weights_from(self, geometry: Geometry) -> Tensor | None:
+        return self._server.weights_from(geometry)
 
     def step(
         self, updates: list[Update], senders: list[int] | None, refused: tuple[Rejection, ...]
@@ -183,7 +199,7 @@ class _ServerActor:
         """The round's line and, with ``on_failure="raise"``, why it was skipped."""
         try:
             self._server.step(updates, senders=senders, refused=refused)
-        except (ConstraintError, TooManyRejectedError) as error:
+        except (ConstraintError, SearchLimitError, TooManyRejectedError) as error:
             return self._line.record, error
         return self._line.record, None
 

@@ -22,7 +22,8 @@ class Collection:
     Attributes:
         asked: the workers that were asked for a row.
         updates: what arrived, in order of arrival; each from a worker that was asked, its row of
-            the parameters' size and dtype. Stale and duplicate ones are left to admission.
+            the parameters' size and dtype, or a message of the codec. Stale and duplicate ones are
+            left to admission.
         refused: what did not arrive or could not be accepted, and why.
         quorum_met: whether rows of this round came from at least as many workers as the quorum.
         seconds: from asking to the last answer, or to the deadline.
@@ -51,7 +52,12 @@ class Transport(ABC):
 
     @abstractmethod
     def collect(
-        self, round: int, parameters: Tensor, *, active: Iterable[int] | None = None
+        self,
+        round: int,
+        parameters: Tensor,
+        *,
+        active: Iterable[int] | None = None,
+        accepted: Mapping[int, int] | None = None,
     ) -> Collection:
         """The rows of one round.
 
@@ -60,6 +66,8 @@ class Transport(ABC):
             parameters: ``(d,)``, the trainable parameters; not changed, and copied before any
                 worker sees them.
             active: the workers to ask (client sampling); all if None.
+            accepted: ``Server.accepted``, from which workers know which of their messages count;
+                without it, a codec with a memory begins anew with every message.
 
         Raises:
             ValueError: an active worker that does not exist, or the transport is closed.
@@ -67,7 +75,7 @@ class Transport(ABC):
 
     @abstractmethod
     def state(self, *, complete: bool = False) -> dict[int, State]:
-        """The local estimators' states; what a dead host had is lost with it.
+        """The states of estimators and codecs; what a dead host had is lost with it.
 
         A host that is busy with an older round is waited for, up to the deadline.
 

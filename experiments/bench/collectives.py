@@ -22,7 +22,7 @@ from experiments.bench.collectives_forms import (
     rules,
     seconds_on_this_rank,
 )
-from experiments.bench.ranks import on_ranks
+from experiments.processes import on_ranks
 from experiments.studies.canvas import new_figure
 from experiments.studies.study import Claim, Piece, Preset, Row, Study, Table, Tick
 
@@ -124,19 +124,19 @@ class Collectives(Study):
         for n, axes in zip(counts, panels, strict=True):
             shown = [EXCHANGE, *rules(n), VCLIP]
             for colour, form in zip(COLOURS, shown, strict=True):
-                for name, dashes in ((form, "-"), (NAIVE + form, ":")):
+                for name, dashes, marker in ((form, "-", "o"), (NAIVE + form, ":", "x")):
                     line = [row for row in rows if row["ranks"] == n and row["form"] == name]
                     axes.plot(
                         [row["d"] for row in line],
                         [row["ratio"] for row in line],
                         color=colour,
                         linestyle=dashes,
-                        marker="o",
+                        marker=marker,
                         label=name if dashes == "-" else None,
                     )
             axes.axhline(1.0, color="black", linewidth=0.8)
             axes.set(xscale="log", yscale="log", xlabel="numbers of a row", title=f"{n} ranks")
-        panels[0].set(ylabel="times an all_reduce (dotted: all_gather)")
+        panels[0].set(ylabel="times an all_reduce (dotted, crosses: all_gather)")
         panels[0].legend(frameon=False, fontsize=8)
         return {"collectives": figure}
 

@@ -20,7 +20,7 @@ from robust_agg import (
     kernels,
 )
 from robust_agg.distributed import RobustAllReduce, robust_all_reduce
-from robust_agg.distributed.header import Header
+from robust_agg.distributed.digest import DIGEST_BYTES
 from robust_agg.distributed.ranks import Ranks
 from robust_agg.distributed.slices import Slices
 from robust_agg.online.estimator import Estimator
@@ -115,7 +115,7 @@ def bytes_sent(n: int, d: int, itemsize: int = 4) -> dict[str, float]:
         return 2 * size * (n - 1) / n
 
     rows = 2 * itemsize * d * (n - 1) / n
-    header = 8.0 * len(Header._fields) * (n - 1)
+    agreed = DIGEST_BYTES * (n - 1.0)
     one, gram = reduced(8), reduced(8 * (n + 1) ** 2)
     sums: Mapping[str, float] = {
         "CoordinateWiseMedian": one,
@@ -124,7 +124,7 @@ def bytes_sent(n: int, d: int, itemsize: int = 4) -> dict[str, float]:
         "NNM + TrimmedMean": gram + one,
         VCLIP: reduced(8 * n),
     }
-    ours = {name: rows + header + more for name, more in sums.items()}
+    ours = {name: rows + agreed + more for name, more in sums.items()}
     return {
         ALL_REDUCE: reduced(itemsize * d),
         EXCHANGE: rows,

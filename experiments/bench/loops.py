@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from attacks import Adversary, SignFlip, byzantine_ids
+from attacks import Adversary, Identities, SignFlip
 from experiments.bench.peers import part
 from experiments.data import Split
 from experiments.simulation import Simulation
@@ -123,7 +123,7 @@ class OurLoop(Loop):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(setting.seed)
             self._model = build()
-        byzantine = byzantine_ids(n, setting.f)
+        byzantine = Identities(workers=n, count=setting.f)
         self._folder = tempfile.TemporaryDirectory()
         self._hosts = InlineHosts(spec.split(setting.hosts))
         self._loop = Simulation(
@@ -135,7 +135,7 @@ class OurLoop(Loop):
                 device="cpu",
             ),
             transport=self._hosts,
-            adversary=Adversary(attack=SignFlip(of="mean"), byzantine=byzantine),
+            adversary=Adversary(attack=SignFlip(of="mean"), byzantine=byzantine.at(0)),
             byzantine=byzantine,
             model=self._model,
             test=train,

@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Self
 
 from experiments.cluster import bitflip_report as report
 from experiments.cluster.ddp import train
-from experiments.cluster.local import on_ranks
 from experiments.cluster.setting import Setting
 from experiments.cluster.step_times import in_turns
 from experiments.language.corpus import Corpus, load
+from experiments.processes import on_ranks
 from experiments.studies.study import Claim, Piece, Preset, Row, Study, Table, Tick
 
 if TYPE_CHECKING:
@@ -125,7 +125,7 @@ class BitFlip(Study):
                 self._setting(cell, seed, Path(folder, str(seed))) for seed in range(self.seeds)
             ]
             watch = partial(_watch, settings, tick)
-            found = on_ranks(self.ranks, _trained, settings, look=watch)
+            found, *_ = on_ranks(self.ranks, _trained, settings, look=watch)
         rows: list[Row] = []
         for seed, (losses, flagged) in enumerate(found):
             rows += [
@@ -153,7 +153,8 @@ class BitFlip(Study):
         settings = [
             self._setting(cell._replace(defence=defence), 0, Path()) for defence in self.defences
         ]
-        times: list[dict[str, float]] = on_ranks(self.ranks, in_turns, settings, self.turns)
+        times: list[dict[str, float]]
+        times, *_ = on_ranks(self.ranks, in_turns, settings, self.turns)
         return [
             {"turn": turn, "defence": defence, "ms": 1e3 * seconds}
             for turn, of_turn in enumerate(times)

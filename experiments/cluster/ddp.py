@@ -14,15 +14,16 @@ import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 from torch.nn.utils import clip_grad_norm_
 
+from experiments.cluster import checkpoint
 from experiments.cluster.command import launched, own_device
+from experiments.cluster.evidence import KeptEvidence
 from experiments.cluster.fault import BitFlips
 from experiments.cluster.model import TransformerLM, cross_entropy, mean_loss
 from experiments.cluster.outcome import Outcome
 from experiments.cluster.setting import Setting
 from experiments.cluster.text import read
 from robust_agg import Ledger
-from robust_agg.checkpoint import load_checkpoint, save_checkpoint
-from robust_agg.distributed import Evidence, robust_hook
+from robust_agg.distributed import robust_hook
 
 
 def train(setting: Setting) -> Outcome:
@@ -32,6 +33,7 @@ def train(setting: Setting) -> Outcome:
         RankError: a rank is gone, or stalls.
     """
     rank, device = dist.get_rank(), own_device()
+    setting.check_ranks(dist.get_world_size())
     words, batches, validation = read(setting, device)
     torch.manual_seed(setting.seed)
     model = DistributedDataParallel(TransformerLM(words, setting.length).to(device))
@@ -43,27 +45,31 @@ def train(setting: Setting) -> Outcome:
         hook = robust_hook(rule, f=setting.f, timeout=setting.timeout, distances=True)
         model.register_comm_hook(*hook)
         ledger = Ledger(setting.out / "ledger.jsonl")
-        evidence = Evidence(hook[0], share=setting.share, ledger=ledger)
+        evidence = KeptEvidence(hook[0], share=setting.share, ledger=ledger)
 
     if rank in setting.bad:
-        fault = BitFlips(model, probability=setting.flips, seed=setting.seed)
+        stream = setting.bad.index(rank)
+        fault = BitFlips(model, probability=setting.flips, seed=setting.seed, stream=stream)
 
     first = 0
-    if (setting.out / CHECKPOINT).exists():
-        saved = load_checkpoint(setting.out / CHECKPOINT)
-        setting.check_continues(saved["setting"])
+    if (saved := checkpoint.load(setting)) is not None:
         model.module.load_state_dict(saved["model"])
         optimizer.load_state_dict(saved["optimizer"])
         if hook is not None:
             hook[0].load_state_dict(saved["hook"], model)
+            evidence.load_state_dict(saved["evidence"])
         first = saved["step"]
         outcome.load(saved["losses"])
     if hook is not None and rank == 0:
         ledger.truncate(first)  # the steps after the checkpoint are done again
 
-    for step in range(first, setting.steps):
-        if rank == 0 and step % setting.evaluate_every == 0:
-            outcome.add(step, mean_loss(model.module, validation))
+    for step in range(first, setting.steps + 1):
+        if step % setting.evaluate_every == 0 or step == setting.steps:
+            loss = mean_loss(model.module, validation)  # by all ranks, each of which has a part
+            if rank == 0:
+                outcome.add(step, loss)
+        if step == setting.steps:
+            break
         if rank in setting.bad:
             fault.at(step)
 
@@ -77,24 +83,20 @@ def train(setting: Setting) -> Outcome:
             evidence.update()
         if (step + 1) % setting.checkpoint_every == 0:
             tree = {
-                "setting": setting.kept,
                 "step": step + 1,
                 "losses": outcome.losses,
                 "model": model.module.state_dict(),
                 "optimizer": optimizer.state_dict(),
                 "hook": None if hook is None else hook[0].state_dict(model),  # by all ranks
+                "evidence": None if hook is None else evidence.state_dict(),
             }
             if rank == 0:
-                save_checkpoint(setting.out / CHECKPOINT, tree)
+                checkpoint.save(setting, tree)
 
-    if rank == 0:
-        outcome.add(setting.steps, mean_loss(model.module, validation))
-        if hook is not None:
-            outcome.suspect(evidence.suspects)
+    if rank == 0 and hook is not None:
+        outcome.suspect(evidence.suspects)
     return outcome
 
-
-CHECKPOINT = "checkpoint.safetensors"
 
 if __name__ == "__main__":
     launched(train)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
+from attacks.bit_flip import flipped
 from robust_agg.errors import check_share
 from robust_agg.seeding import generator
 
@@ -22,14 +22,17 @@ class BitFlips:
         model: as it is trained, within DDP or after ``fully_shard``; its gradients are float32.
         probability: that a number is hit.
         seed: of all draws, with the number of the step.
+        stream: which of the bad ranks this is, from 0: they flip different bits.
 
     Raises:
         ValueError: the probability is not in [0, 1).
     """
 
-    def __init__(self, model: nn.Module, *, probability: float, seed: int) -> None:
+    def __init__(self, model: nn.Module, *, probability: float, seed: int, stream: int = 0) -> None:
         check_share("BitFlips", "probability", probability, zero=True)
         self._probability, self._seed = probability, seed
+        # That of the first is none: results that are kept were drawn so.
+        self._stream = [stream] if stream else []
         self._seen: set[int] = set()
         self.at(0)
         # In front of a module's forward pass its parameters are whole, with FSDP too.
@@ -38,7 +41,7 @@ class BitFlips:
 
     def at(self, step: int) -> None:
         """The flips that follow are those of a step."""
-        self._generator = generator(self._seed, "bit flips", step)
+        self._generator = generator(self._seed, "bit flips", step, *self._stream)
 
     def _attach(self, module: nn.Module, _: object) -> None:
         for parameter in module.parameters():
@@ -48,15 +51,3 @@ class BitFlips:
 
     def _flipped(self, gradient: Tensor) -> Tensor:
         return flipped(gradient, self._probability, self._generator)
-
-
-def flipped(gradient: Tensor, probability: float, generator: torch.Generator) -> Tensor:
-    """A copy of float32 numbers in which each has, with a probability, one of its bits flipped."""
-    found = gradient.clone(memory_format=torch.contiguous_format)
-    words = found.view(torch.int32).view(-1)
-    hit = torch.rand(words.shape, generator=generator) < probability
-    places = hit.nonzero().flatten()
-    bits = torch.randint(32, places.shape, generator=generator)
-    masks = (1 << bits).to(torch.int32).to(words.device)
-    words[places.to(words.device)] ^= masks
-    return found

@@ -2,8 +2,8 @@
 
     python -m torch.distributed.run --nproc-per-node 4 -m experiments.cluster.fsdp --bad 3
 
-As ``ddp``, with ``fully_shard`` and without checkpoints: what makes it robust is the line with
-``RobustFSDP``.
+As ``ddp``, with ``fully_shard`` and without checkpoints, so that it always begins anew: what makes
+it robust is the line with ``RobustFSDP``.
 """
 
 from __future__ import annotations
@@ -14,12 +14,14 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.nn.utils import clip_grad_norm_
 
+from experiments.cluster import checkpoint
 from experiments.cluster.command import launched, own_device
 from experiments.cluster.fault import BitFlips
 from experiments.cluster.model import TransformerLM, cross_entropy, mean_loss
 from experiments.cluster.outcome import Outcome
 from experiments.cluster.setting import Setting
 from experiments.cluster.text import read
+from experiments.config import ConfigError
 from robust_agg import Ledger
 from robust_agg.distributed import Evidence
 from robust_agg.distributed.fsdp import RobustFSDP
@@ -29,9 +31,13 @@ def train(setting: Setting) -> Outcome:
     """Train on all ranks of the default process group.
 
     Raises:
+        ConfigError: the folder holds a training of ddp.
         RankError: a rank is gone, or stalls.
     """
     rank, device = dist.get_rank(), own_device()
+    setting.check_ranks(dist.get_world_size())
+    if (setting.out / checkpoint.NAME).exists():
+        raise ConfigError(f"out: {setting.out} holds a training of ddp, found that of fsdp")
     words, batches, validation = read(setting, device)
     mesh = init_device_mesh(device.type, (dist.get_world_size(),))
     torch.manual_seed(setting.seed)
@@ -46,10 +52,13 @@ def train(setting: Setting) -> Outcome:
     if (rule := setting.rule()) is not None:
         robust = RobustFSDP(model, rule, f=setting.f, timeout=setting.timeout, distances=True)
         ledger = Ledger(setting.out / "ledger.jsonl")
+        if rank == 0:
+            ledger.truncate(0)  # of what was begun here before
         evidence = Evidence(robust, share=setting.share, ledger=ledger)
 
     if rank in setting.bad:
-        fault = BitFlips(model, probability=setting.flips, seed=setting.seed)
+        stream = setting.bad.index(rank)
+        fault = BitFlips(model, probability=setting.flips, seed=setting.seed, stream=stream)
 
     for step in range(setting.steps + 1):
         if step % setting.evaluate_every == 0 or step == setting.steps:

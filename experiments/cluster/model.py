@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -52,8 +53,14 @@ def cross_entropy(model: nn.Module, inputs: Tensor, targets: Tensor) -> Tensor:
 
 @torch.no_grad()
 def mean_loss(model: nn.Module, batches: Sequence[tuple[Tensor, Tensor]]) -> float:
-    """The mean loss per word over batches."""
+    """The mean loss per word over the batches of all ranks; all of them call it together.
+
+    What a bad rank says of its part is believed: training does not depend on it.
+    """
     model.eval()
-    total = sum(float(cross_entropy(model, x, y)) * y.numel() for x, y in batches)
+    total = torch.zeros(2, dtype=torch.float64, device=batches[0][1].device)
+    for x, y in batches:
+        total += total.new_tensor([float(cross_entropy(model, x, y)) * y.numel(), y.numel()])
     model.train()
-    return total / sum(y.numel() for _, y in batches)
+    dist.all_reduce(total)
+    return float(total[0] / total[1])

@@ -11,9 +11,8 @@ from __future__ import annotations
 
 import importlib
 import os
-import socket
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Annotated, Any, Literal, NamedTuple
 
@@ -21,11 +20,12 @@ import torch
 import torch.distributed as dist
 from cyclopts import App, Parameter
 
-from experiments.cluster.command import join
+from experiments.cluster.command import START, called, is_loss, join
 from experiments.cluster.setting import Setting
 from experiments.data import DATA_VARIABLE
-from robust_agg.errors import check_count
+from robust_agg.errors import check_count, check_positive
 from workers import ray_compat
+from workers.rank_meeting import open_store, reach_store
 from workers.transport import HostError
 
 Script = Literal["ddp", "fsdp"]
@@ -54,6 +54,7 @@ def run(
     num_cpus: float = 1,
     num_gpus: float = 0,
     address: str | None = None,
+    start_timeout: float = 120.0,
 ) -> Report:
     """Train on Ray actors.
 
@@ -65,13 +66,17 @@ def run(
         num_cpus: CPUs that a rank reserves.
         num_gpus: GPUs that it reserves; with 1 ranks meet over nccl.
         address: the cluster; ``RAY_ADDRESS`` or a new cluster of this machine alone if None.
+        start_timeout: seconds for all actors to be placed.
 
     Raises:
         ImportError: Ray is not installed.
-        HostError: a rank was lost once more than that, or has raised.
+        HostError: a rank cannot be placed, or was lost once more than that.
+        Exception: what a rank raises that a new start would not help against, as it raised it.
     """
     check_count("on_ray", "ranks", ranks, minimum=1)
     check_count("on_ray", "max_restarts", max_restarts, minimum=0)
+    check_positive("on_ray", "start_timeout", start_timeout)
+    setting.check_ranks(ranks)
     setting = replace(setting, out=setting.out.absolute())
     ray = ray_compat.require()
     ray_compat.connect(cpus=num_cpus * ranks, address=address)
@@ -82,9 +87,11 @@ def run(
             # New processes every time: one that has lost its peers cannot meet others.
             actors = [remote.remote(sys.path, max(1, int(num_cpus))) for _ in range(ranks)]
             try:
+                ready = {f"rank {i}": actor.ready.remote() for i, actor in enumerate(actors)}
+                ray_compat.await_start("on_ray", ready, start_timeout)
                 losses, suspects = _attempt(ray, actors, script, setting)
                 return Report(losses, suspects, restarts)
-            except HostError:
+            except _LossError:
                 if restarts == max_restarts:
                     raise
                 restarts += 1
@@ -95,18 +102,17 @@ def run(
         ray_compat.disconnect()
 
 
+class _LossError(HostError):
+    """A rank is lost; another attempt may end well."""
+
+
 def _attempt(ray: Any, actors: Sequence[Any], script: Script, setting: Setting) -> Any:
     """What rank 0 answers when all ranks have ended well."""
-    where = None
+    data = os.environ.get(DATA_VARIABLE)
     try:
-        where, port = ray.get(actors[0].address.remote())
-        environment = {"MASTER_ADDR": where, "MASTER_PORT": str(port)}
-        if DATA_VARIABLE in os.environ:
-            environment[DATA_VARIABLE] = os.environ[DATA_VARIABLE]
+        store = ray.get(actors[0].open.remote())
         pending = [
-            actor.train.remote(
-                {**environment, "RANK": str(rank), "WORLD_SIZE": str(len(actors))}, script, setting
-            )
+            actor.train.remote(store, rank, len(actors), data, script, setting)
             for rank, actor in enumerate(actors)
         ]
         first = pending[0]
@@ -115,39 +121,52 @@ def _attempt(ray: Any, actors: Sequence[Any], script: Script, setting: Setting) 
             ray.get(done)
         return ray.get(first)
     except ray.exceptions.RayError as error:
-        raise HostError(f"on_ray: a rank is lost: {ray_compat.reason(error)[0]}") from error
+        raised = error.cause if isinstance(error, ray.exceptions.RayTaskError) else None
+        if raised is not None and not is_loss(raised):
+            raise raised from None
+        raise _LossError(f"on_ray: a rank is lost: {ray_compat.reason(error)[0]}") from error
 
 
 class _Rank:
     """The process of a rank; becomes an actor."""
 
     def __init__(self, path: Sequence[str], threads: int) -> None:
-        sys.path += [each for each in path if each not in sys.path]
+        ray_compat.add_to_path(path)
         torch.set_num_threads(threads)
 
-    def address(self) -> tuple[str, int]:
-        """Where the ranks can meet: this machine as Ray knows it, and a port that is free."""
-        import ray
+    def ready(self) -> None:
+        """Nothing; answers once the actor is placed."""
 
-        with socket.socket() as probe:
-            probe.bind(("", 0))
-            return ray.util.get_node_ip_address(), probe.getsockname()[1]
+    def open(self) -> tuple[str, int]:
+        """Where the ranks meet: a store that this one holds."""
+        own = ray_compat.node_address()
+        self._store = open_store(own, START)
+        return own, self._store.port
 
     def train(
-        self, environment: Mapping[str, str], script: Script, setting: Setting
+        self,
+        store: tuple[str, int],
+        rank: int,
+        ranks: int,
+        data: str | None,
+        script: Script,
+        setting: Setting,
     ) -> tuple[list[list[float | None]], list[str]]:
         """Be a rank of the script."""
         # An actor sees no GPU but its own.
-        os.environ.update({**environment, "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "1"})
+        os.environ.update({"LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "1"})
+        if data is not None:
+            os.environ[DATA_VARIABLE] = data
         setting.out.mkdir(parents=True, exist_ok=True)
-        join()
+        join(reach_store(*store, START), rank, ranks, timeout=setting.timeout)
         outcome = importlib.import_module(f"experiments.cluster.{script}").train(setting)
         dist.destroy_process_group()
         return outcome.losses, list(map(str, outcome.suspects))
 
 
 def main() -> None:
-    """The command line; ends with 1 and a line on standard error where a rank is lost."""
+    """The command line; ends with 1 and a line on standard error where a rank is lost, and with 2
+    and a line where what is asked for cannot be."""
     app = App(help=(__doc__ or "").partition("\n")[0])
 
     @app.default
@@ -160,6 +179,7 @@ def main() -> None:
         num_cpus: float = 1,
         num_gpus: float = 0,
         address: str | None = None,
+        start_timeout: float = 120.0,
     ) -> None:
         try:
             report = run(
@@ -170,6 +190,7 @@ def main() -> None:
                 num_cpus=num_cpus,
                 num_gpus=num_gpus,
                 address=address,
+                start_timeout=start_timeout,
             )
         except HostError as error:
             print(error, file=sys.stderr)
@@ -179,7 +200,7 @@ def main() -> None:
         for suspect in report.suspects:
             print(suspect)
 
-    app()
+    called(app)
 
 
 if __name__ == "__main__":

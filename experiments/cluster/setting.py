@@ -18,6 +18,8 @@ from robust_agg import Aggregator, Estimator
 
 PLAIN = ("mean", "clip")
 """Defences that are no rule."""
+VALIDATION_COLUMNS = 64
+"""Pieces into which the validation text is cut, more where there are more ranks."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,34 +61,49 @@ class Setting:
     seed: int = 0
     """Of the weights, of where the text begins, and of the flips."""
     out: Path = Path("runs/cluster/training")
-    """The folder of checkpoint, losses and evidence; a training that was stopped goes on there."""
+    """The folder of losses and evidence, and of the checkpoint from which ddp goes on."""
 
     def __post_init__(self) -> None:
         wrong = mismatch(Setting, vars(self))
         if wrong is not None:
             raise ConfigError(wrong)
-        for name in (
-            "steps", "columns", "length", "words", "validation_words", "evaluate_every",
-            "checkpoint_every",
-        ):  # fmt: skip
+        for name in ("steps", "columns", "length", "words", "evaluate_every", "checkpoint_every"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} must be at least 1, found {getattr(self, name)}")
+        if self.validation_words < VALIDATION_COLUMNS:
+            raise ConfigError(
+                f"validation_words must be at least {VALIDATION_COLUMNS}, "
+                f"found {self.validation_words}"
+            )
         for name in ("lr", "clip", "timeout"):
             if not 0 < getattr(self, name) < math.inf:
                 raise ConfigError(f"{name} must be a positive number, found {getattr(self, name)}")
         if not 0 <= self.flips < 1:
             raise ConfigError(f"flips must be in [0, 1), found {self.flips}")
+        if not 0 < self.share < 1:
+            raise ConfigError(f"share must be in (0, 1), found {self.share}")
+        if len(set(self.bad)) < len(self.bad):
+            raise ConfigError(f"bad must be different ranks, found {self.bad}")
         self.rule()
 
-    @property
-    def kept(self) -> dict[str, str]:
-        """What a training that goes on must have as before: all but its length and its folder."""
-        free = ("steps", "out", "evaluate_every", "checkpoint_every", "timeout", "share")
-        return {name: repr(value) for name, value in vars(self).items() if name not in free}
+    def check_ranks(self, count: int) -> None:
+        """Raise :class:`ConfigError` unless this can be a training by so many ranks."""
+        if not all(0 <= rank < count for rank in self.bad):
+            raise ConfigError(f"bad must be ranks in [0, {count}), found {self.bad}")
 
-    def check_continues(self, kept: Mapping[str, str]) -> None:
+    def options(self, ranks: int) -> dict[str, str]:
+        """What all of so many ranks must have alike: all but the folder, whose path may differ."""
+        told = {"ranks": ranks, **vars(self)}
+        return {name: repr(value) for name, value in told.items() if name != "out"}
+
+    def kept(self, ranks: int) -> dict[str, str]:
+        """What a training that goes on must have as before: all but its length and its folder."""
+        free = ("steps", "evaluate_every", "checkpoint_every", "timeout", "share")
+        return {name: value for name, value in self.options(ranks).items() if name not in free}
+
+    def check_continues(self, kept: Mapping[str, str], ranks: int) -> None:
         """Raise :class:`ConfigError` unless this goes on with a training that kept these."""
-        for name, value in self.kept.items():
+        for name, value in self.kept(ranks).items():
             if kept.get(name) != value:
                 raise ConfigError(
                     f"out: {self.out} holds a training with {name}={kept.get(name)}, found {value}"
@@ -94,7 +111,12 @@ class Setting:
 
     def rule(self) -> Aggregator | Estimator | None:
         """The rule that is the defence; None of a plain one."""
-        return None if self.defence in PLAIN else parse_defence(self.defence, f=self.f)
+        if self.defence in PLAIN:
+            return None
+        try:
+            return parse_defence(self.defence, f=self.f)
+        except ValueError as error:
+            raise ConfigError(f"defence: {error}") from error
 
     def optimizer_of(self, parameters: Iterable[nn.Parameter]) -> Optimizer:
         """The optimizer of these parameters."""

@@ -14,7 +14,7 @@ from experiments.cluster.command import own_device
 from experiments.cluster.model import TransformerLM, cross_entropy
 from experiments.cluster.setting import Setting
 from experiments.cluster.text import read
-from robust_agg.distributed import robust_hook
+from robust_agg.distributed import Evidence, robust_hook
 
 WARM = 3
 """Turns that do not count: buckets are formed anew after the first, kernels compiled."""
@@ -46,6 +46,7 @@ def _step(setting: Setting) -> Callable[[int], None]:
         # Those of all models are used in turns, and need a name each.
         hook = robust_hook(rule, f=setting.f, distances=True, name=f"hook {setting.defence}")
         model.register_comm_hook(*hook)
+        evidence = Evidence(hook[0], share=setting.share)
 
     def step(number: int) -> None:
         optimizer.zero_grad()
@@ -53,5 +54,7 @@ def _step(setting: Setting) -> Callable[[int], None]:
         if setting.defence == "clip":
             clip_grad_norm_(model.parameters(), setting.clip)
         optimizer.step()
+        if rule is not None:
+            evidence.update()
 
     return step

@@ -9,7 +9,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from experiments.cluster.setting import Setting
+from experiments.cluster.setting import VALIDATION_COLUMNS, Setting
 from experiments.language.corpus import Corpus, batches, load
 from robust_agg.seeding import derive
 
@@ -24,7 +24,7 @@ class Text(NamedTuple):
         words: the size of the vocabulary.
         train: this rank's part of all batches, in the order of the text from a place that the seed
             decides.
-        validation: all of it, the same on all ranks.
+        validation: this rank's part, as many batches as any other rank has.
     """
 
     words: int
@@ -44,11 +44,15 @@ def read(setting: Setting, device: torch.device) -> Text:
     every = batches(corpus.train, setting.columns * size, setting.length)
     begin = derive(setting.seed, "first batch") % len(every)
     train = [(x[:, own], y[:, own]) for x, y in every[begin:] + every[:begin]]
-    tokens = corpus.validation[: setting.validation_words + 64]
+    columns = max(VALIDATION_COLUMNS, size)
+    tokens = corpus.validation[: setting.validation_words + columns]
+    validation = [
+        (x[:, rank::size], y[:, rank::size]) for x, y in batches(tokens, columns, setting.length)
+    ]
     return Text(
         len(corpus.vocabulary),
         [(x.to(device), y.to(device)) for x, y in train],
-        [(x.to(device), y.to(device)) for x, y in batches(tokens, 64, setting.length)],
+        [(x.to(device), y.to(device)) for x, y in validation],
     )
 
 

@@ -1,1 +1,1 @@
-"""Studies of the rules themselves: what they guarantee, and what is found of it."""
+"""What defences are worth: studies over many rules and attacks."""

@@ -48,7 +48,7 @@ def carry_out(
         command: how to do it again, for the page.
         where: machine and commit; the page has those that its pieces were done with.
         on_piece: told the name, place and number of each piece, and whether it is kept from
-            before; returns its tick.
+            before; returns its tick. To draw the figures is the last.
 
     Raises:
         ConfigError: the folder is another's, cannot be written, or another process is in it.
@@ -62,14 +62,17 @@ def carry_out(
         _check_free(folder)
         (folder / "pieces").mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise ConfigError(f"out: a folder that can be written is required, found {error}") from None
+        found = f"{error.strerror} at {error.filename}"
+        raise ConfigError(f"out: a folder that can be written is required, found {found}") from None
     with locked(folder):
         _bind(folder, json.loads(json.dumps(configuration)))
         pieces = study.pieces(folder)
+        count = len(pieces) + 1
         done = [
-            _done(folder, name, piece, partial(on_piece, name, place, len(pieces)), where=where)
+            _done(folder, name, piece, partial(on_piece, name, place, count), where=where)
             for place, (name, piece) in enumerate(pieces.items())
         ]
+        tick = on_piece("figures and page", len(pieces), count, False)
         rows = [row for piece in done for row in piece["rows"]]
         seconds = sum(piece["seconds"] for piece in done)
         _write_csv(folder / "numbers.csv", rows)
@@ -93,6 +96,7 @@ def carry_out(
         ]
         with _replacing(folder / "README.md") as file:
             file.write_text(page(study, list(figures), tables, claims, notes), encoding="utf-8")
+        tick(1.0)
     return Outcome(folder / "README.md", tables, claims, notes)
 
 

@@ -16,8 +16,8 @@ import torch.distributed as dist
 from torch import Tensor
 
 from robust_agg.aggregator import Aggregator, Explanation
+from robust_agg.distributed.asked import are_on, asked_for, check_usable
 from robust_agg.distributed.exchanges import Exchange, Trust, exchange, exchange_of
-from robust_agg.distributed.header import REFUSAL, Header, are_on, check_usable
 from robust_agg.distributed.layout import Layout, narrowed, side_by_side
 from robust_agg.distributed.ranks import Ranks
 from robust_agg.distributed.sharded_rule import made_on_all
@@ -76,6 +76,13 @@ def robust_all_reduce(
         EquivocationError: replicated, and a row has not reached all ranks alike.
     """
     ranks = Ranks(group, who="robust_all_reduce", timeout=timeout, anew=False)
+    with ranks.telling_refusals():
+        given: object = aggregator
+        if isinstance(given, Estimator):
+            raise ValueError(
+                "robust_all_reduce: aggregator must have no memory from call to call, "
+                f"found {given.name}; RobustAllReduce keeps it"
+            )
     met = exchange_of(ranks, trust=trust)
     return RobustAllReduce(aggregator, met, f=f, seed=seed)(tensor)
 
@@ -83,12 +90,13 @@ def robust_all_reduce(
 class RobustAllReduce:
     """A robust all-reduce with memory: of a rule, or of an online estimator whose state it shards.
 
-    Each rank holds the estimate's slice of the coordinates that it aggregates, in at least float32.
+    All ranks make it together, and compare what they ask for. Each rank holds the estimate's slice
+    of the coordinates that it aggregates, in at least float32.
 
     Args:
         rule: an aggregator, or an estimator; the same on every rank.
         group: the ranks; all of them if None. Or an exchange, with what it says of ranks, timeout,
-            trust, groups and name.
+            trust, groups and name; ranks then compare what they ask for when it is called.
         f: declared number of bad ranks, if the rule is to be checked against it. More than f rows
             that are non-finite are then an error whatever the rule bears; for rules that do not
             look at whole rows this costs what ``distances`` does.
@@ -104,10 +112,11 @@ class RobustAllReduce:
 
     Attributes:
         explanation: why the last result came out as it did: weights, rejected ranks, distances; its
-            output is empty. None before there is one.
+            output is empty. None before there is one, and where a step has failed.
 
     Raises:
         ConstraintError, ValueError: the rule cannot be sharded, or does not go with n and f.
+        DisagreementError: on another rank it, or an option, is another, or cannot be.
     """
 
     def __init__(
@@ -134,7 +143,7 @@ class RobustAllReduce:
             f=f,
             seed=seed,
             distances=distances,
-            refusal=Header(0, 0, 0, REFUSAL, 0, 0),
+            later=isinstance(group, Exchange),
         )
         self.explanation: Explanation | None = None
         self._layout: Layout | None = None
@@ -166,11 +175,12 @@ class RobustAllReduce:
             out: where the result goes: a dense tensor of the same shape, dtype and device, which
                 may be ``tensor``. Fresh memory if None.
         """
+        self.explanation = None
         tensors = _listed(tensor)
         fits = out is None or _fits(out, tensor)
         usable = fits and are_on(self.ranks.device, tensors)
-        header = Header.of(tensors, step=self.step, rule=self._sharded.asked, usable=usable)
-        self.ranks.agree(header, lambda numbers: Header(*numbers).words)
+        asked = asked_for(tensors, step=self.step, rule=self._sharded.asked, usable=usable)
+        self.ranks.agree(asked)
         layout = check_usable(self.ranks.who, tensors, device=self.ranks.device)
         if not fits:
             raise ValueError(
@@ -183,7 +193,7 @@ class RobustAllReduce:
         pending = [self._exchange.rows(*pair) for pair in zip(vectors, rooms, strict=True)]
         arrived = [rows.result() for rows in pending]
         rows, self._rooms = side_by_side(arrived, layout.dtype), arrived
-        flat = None if out is None else out.view(-1)
+        flat = None if out is None else out.detach().view(-1)
         of_kinds = [self._exchange.counts(length) for length in layout.lengths]
         columns = self._exchange.columns([sum(counts) for counts in zip(*of_kinds, strict=True)])
         why, state = self._sharded.step(rows, self._state, columns)
@@ -202,7 +212,8 @@ class RobustAllReduce:
         """
         if isinstance(self._sharded.rule, Estimator) and self._layout not in (None, layout):
             raise ValueError(
-                f"{self.ranks.who}: tensor must have the shapes and dtypes of the first step"
+                f"{self.ranks.who}: tensor must have the shapes and dtypes of the first step, "
+                f"found {layout}"
             )
         if self._loaded:
             whole = self._loaded[ESTIMATE]
@@ -237,7 +248,11 @@ class RobustAllReduce:
         """Step, rule and the estimator's whole state, as a tree for ``save_checkpoint``.
 
         All ranks must call it, for the slices of the estimate are collected; all get the same.
+
+        Raises:
+            DisagreementError: some ranks do something else.
         """
+        self.ranks.agree(f"the state at step {self.step}")
         state = dict(self._loaded or self._state)
         if ESTIMATE in state and self._layout is not None:
             own = state[ESTIMATE]

@@ -20,7 +20,6 @@ from torch.futures import Future
 from robust_agg.aggregator import Aggregator, Explanation
 from robust_agg.distributed.all_reduce import TIMEOUT
 from robust_agg.distributed.exchanges import Trust, exchange
-from robust_agg.distributed.header import REFUSAL, digest, rule_in_words
 from robust_agg.distributed.later import Later
 from robust_agg.distributed.layout import narrowed
 from robust_agg.distributed.parts import Parts
@@ -51,7 +50,11 @@ def robust_hook(
     bucket while the backward pass goes on; of a non-finite row momentum then leaves out the slices
     that are, and not all of it. Any other rule looks at whole gradients, and acts when the backward
     pass has ended; until then each rank holds all rows in its slice, as many numbers as a gradient
-    has, and twice as many for a moment.
+    has, and twice as many for a moment. All ranks make the hook together.
+
+    DDP's own collectives (of buffers, and of where buckets begin, once) know neither ``timeout``
+    nor :class:`RankError`: give ``init_process_group`` a timeout too. With ``static_graph=True``
+    the model must have one bucket in its first step: parameters of one dtype.
 
     Args:
         rule: an aggregator, or an estimator whose state the hook keeps; the same on every rank.
@@ -64,7 +67,8 @@ def robust_hook(
             :class:`~robust_agg.distributed.exchanges.Grouped`. Every rank is its own if None.
         distances: whether ``explanation`` has distances.
         scaler: the training's, if it has one: rows are divided by its scale first. A step in which
-            too many rows are non-finite then gives Inf, for which the scaler skips it.
+            too many rows are non-finite then gives Inf, for which the scaler skips it: more than f
+            of them, or more than a minority if there is no f.
         name: see :class:`RobustAllReduce`.
 
     Returns:
@@ -72,11 +76,14 @@ def robust_hook(
 
     Raises:
         ConstraintError, ValueError: the rule cannot be sharded, or does not go with n and f.
+        DisagreementError: on another rank it, or an option, is another, or cannot be.
     """
     meeting = exchange(group, who=name, timeout=timeout, trust=trust, groups=groups)
-    sharded = made_on_all(
-        rule, meeting, f=f, seed=seed, distances=distances, refusal=[REFUSAL, REFUSAL]
-    )
+    if scaler is not None and f is None:
+        # Or who does not look at whole rows would not notice that the scale has made all overflow.
+        f = (meeting.n - 1) // 2
+    options = f", scaler={scaler is not None}"
+    sharded = made_on_all(rule, meeting, f=f, seed=seed, distances=distances, options=options)
     return RobustHook(sharded, scaler), _hook
 
 
@@ -104,7 +111,6 @@ class RobustHook:
         self._exchange, self.ranks = sharded.exchange, sharded.exchange.ranks
         self._parts = Parts(sharded)
         self._buckets: list[_Bucket] = []
-        self._agreed = False
 
     @property
     def step(self) -> int:
@@ -120,13 +126,13 @@ class RobustHook:
         """The hook: begin with a bucket, and finish what can be finished.
 
         Raises:
-            DisagreementError: the ranks have different rules.
             TooManyRejectedError, ValueError: the rule's own, on every rank, without a scaler; the
                 state is as before the step, but DDP bears no error in a backward pass: to go on,
                 the model must be wrapped anew.
             RankError: a rank is gone, or stalls.
         """
         if bucket.index() == 0:
+            self._check_first(bucket)
             self._begin()
         vector = bucket.buffer()
         rows = self._exchange.rows(vector)
@@ -140,12 +146,19 @@ class RobustHook:
             self._finish()
         return future
 
+    def _check_first(self, bucket: GradBucket) -> None:
+        """Raise where DDP gives all buckets of a step as the first one.
+
+        That is how it begins with a static graph, and nothing then tells which is the last.
+        """
+        of_others = [id(p) for other in self._buckets for p in other.parameters]
+        if of_others and not {id(p) for p in bucket.parameters()} & set(of_others):
+            raise ValueError(
+                f"{self.ranks.who}: model must have one bucket in its first step with "
+                "static_graph=True, found more, as for parameters of several dtypes"
+            )
+
     def _begin(self) -> None:
-        if not self._agreed:
-            # DDP has compared the shapes, and no rank changes its rule later.
-            rule = digest(f"{self._sharded.asked}, scaler={self._scaler is not None}")
-            self.ranks.agree([rule, self.step], rule_in_words)
-            self._agreed = True
         self._buckets = []
         self._parts.begin(1.0 if self._scaler is None else self._scaler.get_scale())
 
@@ -182,14 +195,14 @@ class RobustHook:
 
     def state_dict(self, model: nn.Module) -> dict[str, Any]:
         """See :meth:`Parts.state_dict`; ``model`` is the one within DDP, or DDP itself."""
-        return self._parts.state_dict(_inner(model))
+        return self._parts.state_dict(_parameters(model))
 
     def load_state_dict(self, tree: Mapping[str, Any], model: nn.Module) -> None:
         """See :meth:`Parts.load_state_dict`; ``model`` is the one within DDP, or DDP itself."""
-        self._parts.load_state_dict(tree, _inner(model))
-        self._agreed = False  # the ranks compare the steps they continue from
+        self._parts.load_state_dict(tree, _parameters(model))
 
 
-def _inner(model: nn.Module) -> nn.Module:
-    """Names of parameters should not depend on how the model is wrapped."""
-    return model.module if isinstance(model, nn.parallel.DistributedDataParallel) else model
+def _parameters(model: nn.Module) -> dict[str, nn.Parameter]:
+    """By names that do not depend on how the model is wrapped."""
+    ddp = nn.parallel.DistributedDataParallel
+    return dict((model.module if isinstance(model, ddp) else model).named_parameters())

@@ -8,6 +8,9 @@ from functools import partial
 class RankError(RuntimeError):
     """A rank is gone, stalled or unreachable in the middle of a step.
 
+    The group is of no use any more. Where a peer is stopped rather than dead, a process that ends
+    may wait for gloo's operations with it: end it by ``os._exit``.
+
     Attributes:
         ranks: those that have not been heard of since, as ranks of the group; empty where nothing
             is known but that the step failed.

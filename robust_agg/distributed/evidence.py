@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 
@@ -80,10 +80,16 @@ class Evidence:
     def update(self) -> frozenset[int]:
         """Take the last step into account; the ranks that were flagged in it.
 
+        Of a step in which the rule itself has failed nothing is known, and nobody is flagged.
+
         Raises:
             ValueError: there was no step yet, or its distances were not measured.
         """
         why = self._reducer.explanation
+        if why is None and self._reducer.ranks.step > 0:
+            self._flags.append(frozenset())
+            self._note(Record(**self._of_step(), skipped="the rule has failed"))
+            return frozenset()
         if why is None or len(why.distances) != self._reducer.ranks.size:
             found = "no step" if why is None else f"{len(why.distances)} distances"
             raise ValueError(
@@ -94,15 +100,20 @@ class Evidence:
         far = gaps > self._factor * gaps.median()
         flagged = frozenset(far.nonzero().flatten().tolist()) | frozenset(why.rejected)
         self._flags.append(flagged)
-        if self._ledger is not None and self._reducer.ranks.rank == 0:
-            self._ledger.append(self._record(why))
+        self._note(self._record(why))
         return flagged
 
-    def _record(self, why: Explanation) -> Record:
+    def _note(self, record: Record) -> None:
+        if self._ledger is not None and self._reducer.ranks.rank == 0:
+            self._ledger.append(record)
+
+    def _of_step(self) -> dict[str, Any]:
         ranks = self._reducer.ranks
+        return {"round": ranks.step - 1, "senders": tuple(range(ranks.size))}
+
+    def _record(self, why: Explanation) -> Record:
         return Record(
-            round=ranks.step - 1,
-            senders=tuple(range(ranks.size)),
+            **self._of_step(),
             weights=None if why.weights is None else tuple(why.weights.tolist()),
             distances=finite_or_none(why.distances.tolist()),
             rejected=tuple(

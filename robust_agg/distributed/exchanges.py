@@ -6,16 +6,16 @@ all of them (*replicated*), or the rows are the means of groups of ranks (*group
 
 from __future__ import annotations
 
-import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from datetime import timedelta
 from typing import Literal
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.distributed.device_mesh import init_device_mesh
 
+from robust_agg.distributed.digest import digest
 from robust_agg.distributed.errors import EquivocationError
 from robust_agg.distributed.later import Here, Later, Then
 from robust_agg.distributed.ranks import Ranks
@@ -114,7 +114,7 @@ class Replicated(Exchange):
         Raises:
             EquivocationError: some rank has received another row; raised on every rank.
         """
-        own = torch.stack([_digest(row) for row in rows]).to(self.ranks.device)
+        own = torch.stack([digest(_bytes(row)) for row in rows]).to(self.ranks.device)
         # Point to point: what one rank tells another does not pass through a third.
         tables = self.ranks.exchange(own.repeat(self.n, 1, 1).view(-1), [own.numel()] * self.n)
         differ = (tables.result().view(self.n, *own.shape) != own).any(dim=2)
@@ -158,18 +158,19 @@ class Grouped(Exchange):
     """
 
     def __init__(self, ranks: Ranks, groups: int) -> None:
-        check_count(ranks.who, "groups", groups, minimum=1)
-        if ranks.size % groups or ranks.size != dist.get_world_size():
-            raise ValueError(
-                f"{ranks.who}: groups must divide the number of all ranks, found groups={groups} "
-                f"of {ranks.size} ranks, {dist.get_world_size()} in all"
-            )
+        with ranks.telling_refusals():
+            check_count(ranks.who, "groups", groups, minimum=1)
+            if ranks.size % groups or ranks.size != dist.get_world_size():
+                raise ValueError(
+                    f"{ranks.who}: groups must divide the number of all ranks, found "
+                    f"groups={groups} of {ranks.size} ranks, {dist.get_world_size()} in all"
+                )
+        ranks.agree(f"groups={groups}")
         self.ranks, self.n = ranks, groups
-        mesh = init_device_mesh(ranks.device.type, (groups, ranks.size // groups))
-        self._across, self._within = (
-            Ranks(mesh.get_group(dim), who=ranks.who, timeout=ranks.timeout, within=ranks)
-            for dim in (0, 1)
-        )
+        world, size = dist.get_process_group_ranks(ranks.group), ranks.size // groups
+        neighbours = [world[i : i + size] for i in range(0, len(world), size)]
+        self._within = _subgroup(ranks, neighbours)
+        self._across = _subgroup(ranks, list(zip(*neighbours, strict=True)))
 
     def rows(self, vector: Tensor, room: Tensor | None = None) -> Later:
         size = self._within.size
@@ -222,12 +223,21 @@ def exchange(
 
 def exchange_of(ranks: Ranks, *, trust: Trust, groups: int | None = None) -> Exchange:
     """The same among ranks that are there."""
-    check_choice(ranks.who, "trust", trust, ("sharded", "replicated"))
-    if groups is None:
-        return Sharded(ranks) if trust == "sharded" else Replicated(ranks)
-    if trust != "sharded":
-        raise ValueError(f"{ranks.who}: groups needs trust='sharded', found {trust!r}")
-    return Grouped(ranks, groups)
+    with ranks.telling_refusals():
+        check_choice(ranks.who, "trust", trust, ("sharded", "replicated"))
+        if groups is not None and trust != "sharded":
+            raise ValueError(f"{ranks.who}: groups needs trust='sharded', found {trust!r}")
+    if groups is not None:
+        return Grouped(ranks, groups)
+    return Sharded(ranks) if trust == "sharded" else Replicated(ranks)
+
+
+def _subgroup(ranks: Ranks, lists: Sequence[Sequence[int]]) -> Ranks:
+    """The group of those lists of ranks that has this one; all ranks make all of them."""
+    own, _ = dist.new_subgroups_by_enumeration(
+        [list(each) for each in lists], timeout=timedelta(seconds=ranks.timeout)
+    )
+    return Ranks(own, who=ranks.who, timeout=ranks.timeout, within=ranks)
 
 
 def _mean(rows: Tensor) -> Tensor:
@@ -236,7 +246,5 @@ def _mean(rows: Tensor) -> Tensor:
     return rows.mean(dim=0, dtype=wide).to(rows.dtype)
 
 
-def _digest(row: Tensor) -> Tensor:
-    """The SHA-256 of a row's bytes, as four numbers of 64 bits."""
-    raw = row.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes()
-    return torch.frombuffer(bytearray(hashlib.sha256(raw).digest()), dtype=torch.int64)
+def _bytes(row: Tensor) -> bytes:
+    return row.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes()

@@ -8,19 +8,18 @@ reduction has answered is overwritten before the optimizer steps.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
-from torch.distributed.tensor import DTensor
+from torch.distributed.tensor import DTensor, Shard
 
 from robust_agg.aggregator import Aggregator, Explanation
 from robust_agg.distributed.all_reduce import TIMEOUT
 from robust_agg.distributed.exchanges import Sharded
-from robust_agg.distributed.header import REFUSAL, digest, rule_in_words
 from robust_agg.distributed.layout import narrowed
 from robust_agg.distributed.parts import Parts
 from robust_agg.distributed.ranks import Ranks
@@ -31,18 +30,18 @@ from robust_agg.online.estimator import Estimator
 class RobustFSDP:
     """Makes a model that ``fully_shard`` has sharded step by a robust rule.
 
-    Call it when all of the model is sharded, and before the first backward pass. Before each step
-    of the optimizer :meth:`finish` must run: give the optimizer and it does, or call it yourself
-    where gradients are looked at earlier, to clip them say.
+    Call it when all of the model is sharded, and before the first backward pass, on all ranks
+    together. Before each step of the optimizer :meth:`finish` must run: give the optimizer and it
+    does, or call it yourself where gradients are looked at earlier, to clip them say.
 
     A separable rule (see :func:`robust_hook`) takes no memory but the rows of one group. Any other
     keeps the rows of all groups until :meth:`finish`: on each rank as many numbers as the whole,
     unsharded gradient has. It needs gradients in the dtype they are reduced in, on the device;
     until :meth:`finish` they are NaN, so that nobody takes them for gradients.
 
-    There is no support for a GradScaler: its rows would be scaled, and its check comes before the
-    optimizer's step. Train in bfloat16, which needs none. An estimator's state is not saved: after
-    a restart it begins anew.
+    The collectives of ``fully_shard`` itself know neither ``timeout`` nor :class:`RankError`: give
+    ``init_process_group`` a timeout too. There is no support for a GradScaler: its rows would be
+    scaled, and its check comes before the optimizer's step. Train in bfloat16, which needs none.
 
     Args:
         model: the module; all its sharded parts share one mesh of one dimension.
@@ -83,17 +82,11 @@ class RobustFSDP:
                 "fully_shard reduces nothing"
             )
 
-        sharded = made_on_all(
-            rule,
-            Sharded(self.ranks),
-            f=f,
-            seed=seed,
-            distances=distances,
-            refusal=[REFUSAL, REFUSAL],
-        )
-        self._parts = Parts(sharded, fixed=True)
-        self._specification = digest(sharded.asked)
-        self._agreed = self._under_way = False
+        sharded = made_on_all(rule, Sharded(self.ranks), f=f, seed=seed, distances=distances)
+        self._parts = Parts(sharded, _Chunks(self.ranks))
+        # By name while they are sharded: within a forward pass the module has others.
+        self._parameters = dict(model.named_parameters())
+        self._under_way = False
         self._answers: list[tuple[tuple[Tensor, ...], Tensor]] = []
         self._seen: set[tuple[int, ...]] = set()
         for module in model.modules():
@@ -102,7 +95,7 @@ class RobustFSDP:
                 exchange: Any = _Exchange(self, _own_parameters(module))
                 module.set_custom_reduce_scatter(exchange)
         if optimizer is not None:
-            optimizer.register_step_pre_hook(lambda *_: self.finish())
+            optimizer.register_step_pre_hook(self._before_step)
 
     @property
     def step(self) -> int:
@@ -114,6 +107,23 @@ class RobustFSDP:
         """Why the last step came out as it did; see :class:`Parts`."""
         return self._parts.explanation
 
+    def _before_step(
+        self, optimizer: torch.optim.Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """Finish, and after a closure again: the backward pass may be within it."""
+        self.finish()
+
+        def finishing(closure: Callable[[], Any]) -> Callable[[], Any]:
+            def call() -> Any:
+                loss = closure()
+                self.finish()
+                return loss
+
+            return call
+
+        args = tuple(finishing(a) if callable(a) and a is not optimizer else a for a in args)
+        return args, {name: finishing(a) if callable(a) else a for name, a in kwargs.items()}
+
     def take(self, parameters: tuple[Tensor, ...], vector: Tensor, answer: Tensor) -> None:
         """The rows of one group of parameters: the reduce-scatter itself.
 
@@ -123,9 +133,6 @@ class RobustFSDP:
             answer: ``(k,)``, where this rank's slice of the result goes.
         """
         if not self._under_way:
-            if not self._agreed:
-                self.ranks.agree([self._specification, self.step], rule_in_words)
-                self._agreed = True
             self._parts.begin()
             self._answers, self._seen, self._under_way = [], set(), True
         key = tuple(map(id, parameters))
@@ -150,7 +157,6 @@ class RobustFSDP:
         Does nothing where none has taken place since the last call.
 
         Raises:
-            DisagreementError: the ranks have different rules; raised by the backward pass.
             TooManyRejectedError, ValueError: as the rule's, on every rank; the state is as before
                 the step, and the gradients are to be thrown away.
             RankError: a rank is gone, or stalls.
@@ -159,10 +165,72 @@ class RobustFSDP:
             return
         self._under_way = False
         answers, self._answers = self._answers, []
-        for (parameters, answer), output in zip(answers, self._parts.finish(), strict=True):
+        for parameters, answer in answers:
             _check_aliases(self.ranks.who, parameters, answer)
+        for (_, answer), output in zip(answers, self._parts.finish(), strict=True):
             answer.copy_(narrowed(output, answer.dtype))
         self.ranks.step += 1
+
+    def state_dict(self) -> dict[str, Any]:
+        """Step, rule and the estimator's state; see :meth:`RobustHook.state_dict`, which is alike.
+
+        All ranks must call it, for what they hold of the estimate is collected; all get the same.
+
+        Raises:
+            ValueError: a parameter is sharded along another dimension than its first, or one has
+                no gradient where others of its group have.
+        """
+        return self._parts.state_dict(self._parameters)
+
+    def load_state_dict(self, tree: Mapping[str, Any]) -> None:
+        """Continue where a state was taken, with any number of ranks, under FSDP2 or DDP.
+
+        Raises:
+            ValueError: it is of another rule, of the same one with other parameters, or of another
+                model.
+        """
+        self._parts.load_state_dict(tree, self._parameters)
+
+
+class _Chunks:
+    """What ``fully_shard`` deals out: of each parameter of a group n chunks of rows, all of the
+    size of the first, the last ones padded; each rank has its chunk of all of them."""
+
+    def __init__(self, ranks: Ranks) -> None:
+        self._ranks = ranks
+
+    def own(self, parameters: Sequence[Tensor], values: Sequence[Tensor]) -> Tensor:
+        padded = [
+            torch.cat([value.flatten(), value.new_zeros(size * self._ranks.size - value.numel())])
+            for value, size in zip(values, self._sizes(parameters), strict=True)
+        ]
+        return torch.cat([value.view(self._ranks.size, -1)[self._ranks.rank] for value in padded])
+
+    def whole(self, parameters: Sequence[Tensor], own: Tensor) -> Sequence[Tensor]:
+        sizes = self._sizes(parameters)
+        if len(own) != sum(sizes):
+            raise ValueError(
+                f"{self._ranks.who}: every parameter of a group must have a gradient for the "
+                f"estimate to be saved, found {len(own)} numbers of {sum(sizes)}"
+            )
+        of_ranks = self._ranks.gather(own, "the collection of an estimate")
+        chunks = torch.split(of_ranks, sizes, dim=1)
+        pairs = zip(parameters, chunks, strict=True)
+        return [
+            chunk.reshape(-1)[: parameter.numel()].view(parameter.shape)
+            for parameter, chunk in pairs
+        ]
+
+    def _sizes(self, parameters: Sequence[Tensor]) -> list[int]:
+        """How many numbers of each parameter a rank has."""
+        for parameter in parameters:
+            if isinstance(parameter, DTensor) and parameter.placements != (Shard(0),):
+                raise ValueError(
+                    f"{self._ranks.who}: the estimate of a parameter can be saved where it is "
+                    f"sharded along its first dimension, found {parameter.placements}"
+                )
+        n = self._ranks.size
+        return [-(-len(p) // n) * (p.numel() // len(p)) for p in parameters]
 
 
 class _Exchange:
@@ -189,7 +257,8 @@ class _Exchange:
                 f"RobustFSDP: gradients must be reduced in float32 or bfloat16, by their mean, "
                 f"found {input_tensor.dtype} and {op}"
             )
-        self._robust.take(self._parameters, input_tensor, output_tensor)
+        reduced = tuple(p for p in self._parameters if p.requires_grad)
+        self._robust.take(reduced, input_tensor, output_tensor)
 
 
 def _group_of(model: nn.Module, who: str) -> dist.ProcessGroup:
@@ -199,7 +268,8 @@ def _group_of(model: nn.Module, who: str) -> dist.ProcessGroup:
     if len(meshes) != 1 or whole or next(iter(meshes)).ndim != 1:
         raise ValueError(
             f"{who}: all of the model must be sharded by fully_shard over one mesh of one "
-            f"dimension, found {len(meshes)} meshes and {whole} parameters that are not sharded"
+            f"dimension, found meshes of {[mesh.ndim for mesh in meshes]} dimensions and {whole} "
+            "parameters that are not sharded"
         )
     group: dist.ProcessGroup = meshes.pop().get_group()
     return group

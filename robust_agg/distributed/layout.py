@@ -9,8 +9,6 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from robust_agg.distributed.slices import Slices
-
 
 @dataclass(frozen=True)
 class Layout:
@@ -26,6 +24,9 @@ class Layout:
 
     shapes: tuple[torch.Size, ...]
     dtypes: tuple[torch.dtype, ...]
+
+    def __str__(self) -> str:
+        return ", ".join(f"{dtype} of shape {tuple(shape)}" for shape, dtype in self._pairs)
 
     @classmethod
     def of(cls, tensors: Sequence[Tensor]) -> Layout:
@@ -57,10 +58,6 @@ class Layout:
         for kind in self.kinds[1:]:
             widest = torch.promote_types(widest, kind)
         return widest
-
-    def slices(self, ranks: int) -> tuple[Slices, ...]:
-        """How the numbers of each kind are dealt out to so many ranks."""
-        return tuple(Slices(length, ranks) for length in self.lengths)
 
     def flatten(self, tensors: Sequence[Tensor]) -> list[Tensor]:
         """A vector of each kind; a view where that is a single dense tensor."""

@@ -9,11 +9,11 @@ from math import isfinite
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from robust_agg import kernels
 from robust_agg.aggregator import Explanation
-from robust_agg.distributed.estimates import Estimates, Part
+from robust_agg.distributed.estimates import Estimates, OneVector, Part, Placement
 from robust_agg.distributed.layout import side_by_side
 from robust_agg.distributed.sharded_rule import ShardedRule
 from robust_agg.errors import TooManyRejectedError, as_integer
@@ -32,9 +32,9 @@ class _OnePart(Shards):
     def __init__(self) -> None:
         self.reached = 0.0
 
-    def largest(self, value: float) -> float:
+    def finite(self, value: float) -> bool:
         self.reached = max(self.reached, value)
-        return 0.0
+        return True
 
 
 @dataclass
@@ -70,16 +70,21 @@ class Parts:
 
     Args:
         sharded: the rule.
-        fixed: whether parts are the same in all steps; see :class:`Estimates`.
+        placement: which numbers of a part are whose, where its parameters are not one vector and
+            parts are the same in all steps; see :class:`Estimates`.
 
     Attributes:
-        explanation: of the last step; None before it, and where it has failed. Its output is empty,
-            and of a separable rule it has no weights.
+        explanation: of the last step; None before it, and where the rule itself has failed. Its
+            output is empty, and of a separable rule it has no weights.
     """
 
-    def __init__(self, sharded: ShardedRule, *, fixed: bool = False) -> None:
+    def __init__(self, sharded: ShardedRule, placement: Placement | None = None) -> None:
         self._sharded, self._ranks = sharded, sharded.exchange.ranks
-        self._estimates = Estimates(sharded.exchange, fixed=fixed)
+        self._estimates = Estimates(
+            self._ranks.who,
+            placement or OneVector(sharded.exchange),
+            fixed=placement is not None,
+        )
         self._memory: State = {}
         # What the estimator remembers beside the estimate.
         self._arrived: list[_Arrived] = []
@@ -128,7 +133,7 @@ class Parts:
             steps beyond what a number can be.
         """
         arrived, self._arrived = self._arrived, []
-        self.explanation = None  # of a step that fails there is none
+        self.explanation = None  # of a step in which the rule fails there is none
         widths = [part.width for part in arrived]
         outputs: Sequence[Tensor] = ()
         if self._sharded.rule.separable:
@@ -139,10 +144,11 @@ class Parts:
             block = self._block(arrived)
             columns = self._sharded.exchange.columns(_total(arrived))
             why, state = self._sharded.step(block, self._state(arrived, block), columns)
-            self._sharded.check_rejected(why.rejected)
-            outputs = _split(self._rescaled(why.output), widths)
+            output = why.output
+            why = replace(why, output=output.new_empty(0))
+            self._check_rejected(why)
+            outputs = _split(self._rescaled(output), widths)
             estimates = [*_split(state[ESTIMATE], widths)] if state else []
-            why = replace(why, output=why.output.new_empty(0))
         self.explanation = why
         if state:
             self._memory = {name: value for name, value in state.items() if name != ESTIMATE}
@@ -167,10 +173,16 @@ class Parts:
             return Explanation(nothing, nothing)
         columns = self._sharded.exchange.columns(_total(arrived))
         distances = columns.sum(torch.stack(squares).sum(dim=0)).sqrt()
-        far = ~(distances <= too_far(torch.float32))
-        rejected = tuple(far.nonzero().flatten().tolist())
-        self._sharded.check_rejected(rejected)
-        return Explanation(nothing, distances, rejected=rejected)
+        dtype = reduce(torch.promote_types, (part.rows.dtype for part in arrived), torch.float32)
+        far = ~(distances <= too_far(dtype))
+        why = Explanation(nothing, distances, rejected=tuple(far.nonzero().flatten().tolist()))
+        self._check_rejected(why)
+        return why
+
+    def _check_rejected(self, why: Explanation) -> None:
+        """Raise where more than f rows are rejected; the explanation tells which, all the same."""
+        self.explanation = why
+        self._sharded.check_rejected(why.rejected)
 
     def _block(self, parts: Sequence[_Arrived]) -> Tensor:
         """The rows ``(n, k)`` of the parts side by side, in the units of the gradient."""
@@ -200,16 +212,13 @@ class Parts:
         )
         return {**fresh, **self._memory, ESTIMATE: own}
 
-    def state_dict(self, model: nn.Module) -> dict[str, Any]:
+    def state_dict(self, parameters: Mapping[str, Tensor]) -> dict[str, Any]:
         """Step, rule and the estimator's state, its estimate by the names of the parameters.
 
         All ranks must call it, for the slices of the estimate are collected; all get the same.
         """
-        names = {id(parameter): name for name, parameter in model.named_parameters()}
-        estimate = {
-            names[id(parameter)]: value.view(parameter.shape)
-            for parameter, value in self._estimates.collected()
-        }
+        names = {id(parameter): name for name, parameter in parameters.items()}
+        estimate = {names[id(parameter)]: value for parameter, value in self._estimates.collected()}
         return {
             "step": self._ranks.step,
             "rule": self._sharded.specification,
@@ -217,13 +226,19 @@ class Parts:
             "estimate": estimate,
         }
 
-    def load_state_dict(self, tree: Mapping[str, Any], model: nn.Module) -> None:
-        """Continue where :meth:`state_dict` was taken, with any number of ranks.
+    def load_state_dict(self, tree: Mapping[str, Any], parameters: Mapping[str, Tensor]) -> None:
+        """Continue where :meth:`state_dict` was taken, with any number of ranks; all call it.
 
         Raises:
             ValueError: it is of another rule, of the same one with other parameters, or of another
                 model.
+            DisagreementError: on another rank it is of another step, or cannot be loaded.
         """
+        with self._ranks.telling_refusals():
+            self._load(tree, parameters)
+        self._ranks.agree(f"the state of step {self._ranks.step}")
+
+    def _load(self, tree: Mapping[str, Any], parameters: Mapping[str, Tensor]) -> None:
         who = self._ranks.who
         for name in ("step", "rule", "memory", "estimate"):
             if name not in tree:
@@ -233,7 +248,6 @@ class Parts:
                 f"{who}: rule must be the state's {tree['rule']}, "
                 f"found {self._sharded.specification}"
             )
-        parameters = dict(model.named_parameters())
         for name, value in tree["estimate"].items():
             shape = tuple(parameters[name].shape) if name in parameters else None
             if shape != tuple(value.shape):
@@ -244,10 +258,8 @@ class Parts:
         self._ranks.step = as_integer(who, "step", tree["step"])
         self._memory = dict(tree["memory"])
         self._estimates.load(
-            {
-                id(parameters[name]): value.reshape(-1).to(parameters[name].device)
-                for name, value in tree["estimate"].items()
-            }
+            (parameters[name], value.to(parameters[name].device))
+            for name, value in tree["estimate"].items()
         )
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import atexit
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from typing import Any, TypeAlias
 from weakref import WeakKeyDictionary
@@ -14,16 +15,21 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from robust_agg.distributed.digest import digest
 from robust_agg.distributed.errors import DisagreementError, RankError
 from robust_agg.distributed.later import Later, Then
-from robust_agg.distributed.roll_call import RollCall
+from robust_agg.distributed.roll_call import GRACE, RollCall
 from robust_agg.distributed.slices import Slices
 from robust_agg.distributed.torch_compat import all_gather_single, backend_of, default_group
-from robust_agg.errors import check_positive
+from robust_agg.errors import check_positive, shown
 
 Launch: TypeAlias = Callable[[], Any | list[Any]]
 """Starts a collective and returns its ``dist.Work``, or several."""
 
+_SENT, _SHOWN = 8192, 300
+# Bytes of what a rank asks for that others get, and letters of it that an error shows.
+_SMALL, _SMALL_SLICE = 1 << 16, 1 << 19
+# Bytes, of all ranks and of one, up to which gloo is to send a part to each rank directly.
 _MOMENT = 0.1
 _CPU = torch.device("cpu")
 _LOOK = timedelta(seconds=0.25)
@@ -68,8 +74,8 @@ class Ranks:
         device: where tensors must be.
 
     Raises:
-        ValueError: torch.distributed is not initialised, this process is not of the group, or a
-            timeout that is not positive.
+        ValueError: torch.distributed is not initialised, the group is none or does not have this
+            process, or a timeout that is not positive.
     """
 
     def __init__(
@@ -87,9 +93,7 @@ class Ranks:
         self.rank, self.size = dist.get_rank(self.group), dist.get_world_size(self.group)
         on_gpu = torch.cuda.is_available() and backend_of(self.group, "cuda") == "nccl"
         self.device = torch.device("cuda", torch.cuda.current_device()) if on_gpu else _CPU
-        # Gloo's all-gather is a ring, of which every step waits for the one before: slices that are
-        # broadcast all at a time take half as long. Nccl gathers at the speed of the links.
-        self.by_broadcasts = backend_of(self.group, self.device.type) == "gloo"
+        self._on_gloo = backend_of(self.group, self.device.type) == "gloo"
         atexit.unregister(_let_go)  # or it would run as often as there are instances
         atexit.register(_let_go)
         self._within, self._step = within, 0
@@ -137,16 +141,18 @@ class Ranks:
                 return
             except RuntimeError as error:
                 late = time.monotonic() >= end
-                if ended or late or self._roll.failed(self.step):
+                if ended or late or self._roll.failed():
                     raise self._gone(what, late=late) from error
 
     def _gone(self, what: str, *, late: bool) -> RankError:
-        absent = self._roll.absent(self.step)
+        absent = self._roll.absent()
         why = f" within {self.timeout:g} s" if late else ""
         if absent is None:
             known = "nor does the process that holds the group's store answer"
         elif absent:
-            known = f"{', '.join(map(self._roll.describe, absent))} did not answer"
+            known = (
+                f"{', '.join(map(self._roll.describe, absent))} did not answer within {GRACE:g} s"
+            )
         else:
             known = "all ranks answer, so one of them was late or a connection broke"
         return RankError(
@@ -162,24 +168,35 @@ class Ranks:
         except RuntimeError as error:  # a connection that broke earlier
             raise self._gone(what, late=False) from error
 
-    def agree(self, header: Sequence[int], say: Callable[[Sequence[int]], str]) -> None:
-        """Raise on every rank unless all have the same header.
-
-        Args:
-            header: numbers of 64 bits, equally many on every rank.
-            say: a header in words.
+    def agree(self, asked: str) -> None:
+        """Raise on every rank unless all ask for the same, in words.
 
         Raises:
             DisagreementError: they differ; names the first rank that differs from rank 0.
         """
-        own = torch.tensor(header, dtype=torch.int64)
-        headers = self.gather(own, "the comparison of what is asked for").tolist()
-        for rank, other in enumerate(headers):
-            if other != headers[0]:
-                raise DisagreementError(
-                    f"{self.who}: all ranks must ask for the same, found {say(headers[0])} on rank "
-                    f"0 and {say(other)} on rank {rank}"
-                )
+        what = "the comparison of what is asked for"
+        differ = self.gather(digest(asked.encode()), what)
+        differ = (differ != differ[0]).any(dim=1)
+        if not differ.any():
+            return
+        # All ranks have found this, and tell the words; otherwise only digests are sent.
+        texts = self.gather(_as_bytes(asked), what)
+        rank = int(differ.int().argmax())
+        first, other = _around_difference(_as_text(texts[0]), _as_text(texts[rank]))
+        raise DisagreementError(
+            f"{self.who}: all ranks must ask for the same, found {first} on rank 0 "
+            f"and {other} on rank {rank}"
+        )
+
+    @contextmanager
+    def telling_refusals(self) -> Iterator[None]:
+        """What this rank alone refuses is told to the others, which agree on what follows."""
+        try:
+            yield
+        except (TypeError, ValueError) as error:
+            with suppress(DisagreementError, RankError):
+                self.agree(f"what cannot be ({error})")
+            raise
 
     def gather(self, part: Tensor, what: str) -> Tensor:
         """Every rank's small ``part``, of one shape and dtype: ``(n, *part.shape)``."""
@@ -192,10 +209,36 @@ class Ranks:
         """
         own = part.contiguous()
         found = _room(room, own, self.size, *own.shape)
+        flat = found.view(self.size * own.numel())
+        if self._at_once(flat):
+            return self._sent_to_each(own.view(-1), flat, [own.numel()] * self.size, found, what)
 
         def launch() -> Any:
-            flat = found.view(self.size * own.numel())
             return all_gather_single(flat, own.view(-1), group=self.group, async_op=True)
+
+        return self._start(launch, found, what)
+
+    def _at_once(self, gathered: Tensor) -> bool:
+        """Whether time is lost by waiting: gloo gathers and reduces in rings, a step after another.
+
+        What is small is sent to each rank directly, in one step.
+        """
+        return self._on_gloo and gathered.numel() * gathered.element_size() <= _SMALL
+
+    def _sent_to_each(
+        self, part: Tensor, flat: Tensor, sizes: Sequence[int], found: Tensor, what: str
+    ) -> Pending:
+        """Every rank's flat part, of these sizes, one after another in ``flat``, part of found."""
+
+        def launch() -> Any:
+            return dist.all_to_all_single(
+                flat,
+                part.repeat(self.size),
+                list(sizes),
+                [len(part)] * self.size,
+                group=self.group,
+                async_op=True,
+            )
 
         return self._start(launch, found, what)
 
@@ -225,8 +268,11 @@ class Ranks:
     def collect(self, piece: Tensor, slices: Slices, out: Tensor | None = None) -> Later:
         """The vector ``(d,)`` of which every rank has its slice; in ``out`` where it is given."""
         what = "the collection of slices"
-        if self.by_broadcasts:
+        if self._on_gloo:
             whole = piece.new_empty(slices.d) if out is None else out
+            if slices.width * piece.element_size() <= _SMALL_SLICE:
+                return self._sent_to_each(piece, whole, slices.sizes, whole, what)
+            # A ring would take twice as long as slices that are broadcast all at a time.
             parts = [whole[slices.of(rank)] for rank in range(self.size)]
             parts[self.rank].copy_(piece)
 
@@ -254,21 +300,47 @@ class Ranks:
     def sum(self, part: Tensor) -> Tensor:
         """The sum of a small float64 CPU tensor over the ranks, the same to the bit on each.
 
-        An all-reduce gives all ranks the same sums, which data-parallel training rests on.
+        In one order on all: an all-reduce gives all ranks the same sums, too.
         """
-        return self._reduced(part, dist.ReduceOp.SUM, "a sum")
+        what = "a sum"
+        if self._at_once(part.expand(self.size, *part.shape)):
+            return sum(self.gather(part, what), torch.zeros_like(part))
+        total = part.to(self.device, copy=True).contiguous()
+
+        def launch() -> Any:
+            return dist.all_reduce(total, group=self.group, async_op=True)
+
+        return self._start(launch, total, what).result().cpu()
 
     def largest(self, value: float) -> float:
         """The largest of a number over the ranks."""
         own = torch.tensor([value], dtype=torch.float64)
-        return float(self._reduced(own, dist.ReduceOp.MAX, "a maximum"))
+        return float(self.gather(own, "a maximum").max())
 
-    def _reduced(self, part: Tensor, op: dist.ReduceOp.RedOpType, what: str) -> Tensor:
-        total = part.to(self.device, copy=True).contiguous()
-        self._start(
-            lambda: dist.all_reduce(total, op, group=self.group, async_op=True), total, what
-        ).result()
-        return total.cpu()
+
+def _as_bytes(text: str) -> Tensor:
+    """The beginning of a text, in as many bytes as that of any other."""
+    raw = text.encode()[:_SENT]
+    return torch.frombuffer(bytearray(raw.ljust(_SENT, b"\0")), dtype=torch.uint8)
+
+
+def _as_text(raw: Tensor) -> str:
+    return raw.numpy().tobytes().rstrip(b"\0").decode(errors="replace")
+
+
+def _around_difference(*texts: str) -> list[str]:
+    """The texts, of long ones what is around the first difference."""
+    start = 0
+    if max(map(len, texts)) > _SHOWN:
+        letters = enumerate(zip(*texts, strict=False))
+        apart = next((i for i, pair in letters if len(set(pair)) > 1), 0)
+        start = max(0, apart - _SHOWN // 3)
+    return [
+        ("…" if start else "")
+        + text[start : start + _SHOWN]
+        + ("…" if len(text) > start + _SHOWN else "")
+        for text in texts
+    ]
 
 
 def _room(room: Tensor | None, like: Tensor, *shape: int) -> Tensor:
@@ -291,6 +363,10 @@ def _checked(group: dist.ProcessGroup | None, who: str) -> dist.ProcessGroup:
     """The group, or that of all processes, if there is one and this process is of it."""
     if not dist.is_initialized():
         raise ValueError(f"{who}: torch.distributed must be initialised, found no process group")
+    given: object = group
+    stranger = given is dist.GroupMember.NON_GROUP_MEMBER  # what `new_group` gives to others
+    if not (stranger or isinstance(given, dist.ProcessGroup | None)):
+        raise ValueError(f"{who}: group must be a process group or None, found {shown(group)}")
     if dist.get_rank(group) < 0:
         raise ValueError(f"{who}: group must have this process, found one without it")
     return group or default_group()

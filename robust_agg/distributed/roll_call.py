@@ -34,35 +34,34 @@ class RollCall:
     """
 
     def __init__(self, name: str, rank: int, size: int, device: str) -> None:
-        # Ranks that torchrun starts again may find the store they had, with marks that are history.
-        attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
-        self._store = store_of_the_world(f"robust_agg/{attempt}/{name}")
+        self._store = store_of_the_world(f"robust_agg/{name}")
         self._rank, self._size = rank, size
         self._asking: threading.Thread | None = None
         self._store.set(f"host/{rank}", f"{socket.gethostname()}, pid {os.getpid()}, {device}")
 
-    def failed(self, step: int) -> bool:
-        """Whether some rank has failed in this step, as far as the store tells."""
+    def failed(self) -> bool:
+        """Whether some rank has failed, as far as the store tells."""
         try:
-            return self._ask(lambda: self._store.check([f"failed/{step}"]))
+            return self._ask(lambda: self._store.check(["failed"]))
         except RuntimeError:  # the store is gone: so is the process that held it
             return True
         except TimeoutError:  # that process is stopped, or only late
             return False
 
-    def absent(self, step: int) -> tuple[int, ...] | None:
+    def absent(self) -> tuple[int, ...] | None:
         """Say that this rank has failed, and wait for the others: those that say nothing.
 
-        Empty where all answer, None where the store itself does not.
+        In whichever step they are: what has failed for one rank may have ended well for another,
+        which then waits in the next. Empty where all answer, None where the store itself does not.
         """
         others = [rank for rank in range(self._size) if rank != self._rank]
 
         def say() -> None:
-            self._store.set(f"failed/{step}", "")
-            self._store.set(f"failed/{step}/{self._rank}", "")
+            self._store.set("failed", "")
+            self._store.set(f"failed/{self._rank}", "")
 
         def silent() -> list[int]:
-            return [r for r in others if not self._store.check([f"failed/{step}/{r}"])]
+            return [r for r in others if not self._store.check([f"failed/{r}"])]
 
         try:
             self._ask(say)

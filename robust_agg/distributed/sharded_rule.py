@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import suppress
 
 from torch import Tensor
 
 from robust_agg.aggregator import Aggregator, Coordinatewise, Explanation
 from robust_agg.declared import check_declared
-from robust_agg.distributed.errors import DisagreementError, RankError
 from robust_agg.distributed.exchanges import Exchange, Replicated
 from robust_agg.errors import check_rejected
 from robust_agg.online.estimator import Estimator
@@ -28,6 +26,7 @@ class ShardedRule:
         f: declared number of bad ranks, or None to leave it to the rule.
         seed: of random draws, with the number of the step.
         distances: whether explanations have distances.
+        options: what else ranks must have alike, in words.
 
     Attributes:
         specification: of the rule and its parameters.
@@ -46,6 +45,7 @@ class ShardedRule:
         f: int | None,
         seed: int,
         distances: bool,
+        options: str = "",
     ) -> None:
         who = exchange.ranks.who
         check_declared(rule, f=f or 0, n=exchange.n, who=who)
@@ -60,7 +60,9 @@ class ShardedRule:
         self.distances = distances or (f is not None and unseen)
         self.specification = specification(rule)
         met = f"{type(exchange).__name__} of {exchange.n}"
-        self.asked = f"{self.specification}, {met}, f={f}, seed={seed}, distances={distances}"
+        self.asked = (
+            f"{self.specification}, {met}, f={f}, seed={seed}, distances={distances}{options}"
+        )
 
     def step(
         self, rows: Tensor, state: State, columns: Shards, *, distances: bool | None = None
@@ -103,12 +105,10 @@ def made_on_all(
     f: int | None,
     seed: int,
     distances: bool,
-    refusal: Sequence[int],
+    options: str = "",
+    later: bool = False,
 ) -> ShardedRule:
-    """The rule among ranks; one that cannot be is told to the ranks on which it can.
-
-    Those compare what they ask for when they begin: there they find ``refusal``, instead of a rank
-    that does not come.
+    """The rule among ranks, which all make it together, and alike.
 
     Args:
         rule: see :class:`ShardedRule`, as for the others.
@@ -116,14 +116,15 @@ def made_on_all(
         f: declared number of bad ranks.
         seed: of random draws.
         distances: whether explanations have distances.
-        refusal: numbers that nobody asks with, as many as the ranks compare.
+        options: what else must be alike, in words.
+        later: whether the ranks compare what they have before they use it, and not here.
 
     Raises:
         ConstraintError, ValueError: as :class:`ShardedRule`, on this rank.
+        DisagreementError: the rule, or an option, is another on some rank, or cannot be there.
     """
-    try:
-        return ShardedRule(rule, exchange, f=f, seed=seed, distances=distances)
-    except (TypeError, ValueError):
-        with suppress(DisagreementError, RankError):
-            exchange.ranks.agree(refusal, str)
-        raise
+    with exchange.ranks.telling_refusals():
+        made = ShardedRule(rule, exchange, f=f, seed=seed, distances=distances, options=options)
+    if not later:
+        exchange.ranks.agree(made.asked)
+    return made

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import isfinite
 
 import torch
 from torch import Tensor
@@ -32,6 +33,9 @@ class SharedColumns(Shards):
 
     def largest(self, value: float) -> float:
         return self._ranks.largest(value)
+
+    def finite(self, value: float) -> bool:
+        return isfinite(self._ranks.largest(value))
 
     def columns(self, here: int) -> int:
         return sum(self._counts)

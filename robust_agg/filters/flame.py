@@ -10,7 +10,7 @@ from torch import Tensor
 
 from robust_agg import kernels
 from robust_agg.aggregator import Aggregator, Explanation, Invariance, explained
-from robust_agg.errors import check_non_negative, check_rejected
+from robust_agg.errors import check_positive, check_rejected
 from robust_agg.filters.clusters import cosine_distances, first_majority
 from robust_agg.shards import WHOLE, Shards
 from robust_agg.span import too_far
@@ -39,7 +39,7 @@ class FLAME(Aggregator):
     noise: float = 0.001
 
     def __post_init__(self) -> None:
-        check_non_negative(self.name, "noise", self.noise)
+        check_positive(self.name, "noise", self.noise, zero=True)
 
     @property
     def invariances(self) -> frozenset[Invariance]:

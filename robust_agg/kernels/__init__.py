@@ -60,13 +60,13 @@ def mean_around(rows: Tensor, start: int, stop: int, far: int) -> Tensor:
 
     Raises:
         ValueError: unless rows are a float matrix with n, d >= 1, ``0 <= start < stop <= n`` and
-            ``0 <= 2 far < n``.
+            ``0 <= far < n``.
     """
     _check_rows("mean_around", rows)
     n = rows.shape[0]
-    if not (0 <= start < stop <= n and 0 <= 2 * far < n):
+    if not (0 <= start < stop <= n and 0 <= far < n):
         raise ValueError(
-            "mean_around: 0 <= start < stop <= n and 0 <= 2 far < n are required, "
+            "mean_around: 0 <= start < stop <= n and 0 <= far < n are required, "
             f"found start={start}, stop={stop}, far={far}, n={n}"
         )
     return _path(rows).order_mean(_values(rows), OrderMean(start, stop, far))
@@ -201,14 +201,14 @@ def mixed_order_mean(
 
     Raises:
         ValueError: unless rows are a float matrix with n, d >= 1, coefficients (m, n) with m >= 1,
-            ``0 <= start < stop <= m`` and, where given, ``0 <= 2 far < m``.
+            ``0 <= start < stop <= m`` and, where given, ``0 <= far < m``.
     """
     _check_rows("mixed_order_mean", rows)
     _check_coefficients("mixed_order_mean", coefficients, rows)
     m = len(coefficients)
-    if not (0 <= start < stop <= m and 0 <= 2 * (far or 0) < m):
+    if not (0 <= start < stop <= m and 0 <= (far or 0) < m):
         raise ValueError(
-            "mixed_order_mean: 0 <= start < stop <= m and 0 <= 2 far < m are required, "
+            "mixed_order_mean: 0 <= start < stop <= m and 0 <= far < m are required, "
             f"found start={start}, stop={stop}, far={far}, m={m}"
         )
     wanted = OrderMean(start, stop, far)

@@ -78,10 +78,16 @@ def mean_of_sorted(values: Tensor, wanted: OrderMean) -> Tensor:
     if far is None:
         return centre + 0.0
     near = len(values) - far
-    below, above = values[:far], values[near:]
-    # Of finite numbers, at most one of the two differences is too large for a number.
-    nearer = above - centre < centre - below
-    kept = torch.cat([values[far:near], torch.where(nearer, above, below)])
+    # Those that are kept follow one another. From the lowest on, the next above comes in for the
+    # lowest of them for as long as it is nearer; where far < n/2 each place changes once at most.
+    kept = values[:near].clone()
+    for first in range(0, far, near):
+        below = values[first : min(first + near, far)]
+        above = values[first + near : first + near + len(below)]
+        # Of finite numbers, at most one of the two differences is too large for a number.
+        nearer = above - centre < centre - below
+        kept[: len(below)] = torch.where(nearer, above, kept[: len(below)])
+    kept = torch.cat([kept[far:], kept[:far]])
     return _mean(kept, kept.amin(dim=0), kept.amax(dim=0)) + 0.0
 
 

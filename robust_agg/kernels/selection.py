@@ -44,7 +44,8 @@ class Selection:
 
 def order_mean(n: int, wanted: OrderMean, lanes: Lanes, numbers: int) -> Selection | None:
     """The program for ``reference.order_mean`` of `numbers` numbers; None if sorting is cheaper."""
-    if n > LARGEST_TABLE:
+    # A program with a table chooses between two values for each that is left out.
+    if n > LARGEST_TABLE or (n > LARGEST_NETWORK and 2 * (wanted.far or 0) >= n):
         return None
     if n > LARGEST_NETWORK:
         return _by_table(n, wanted, lanes)

@@ -48,14 +48,19 @@ def order_mean(f: Source, number: str, values: Sequence[str], wanted: OrderMean)
     middle = ascending[start:stop]
     centre = _mean(f, number, middle, middle[0], middle[-1])
     near = len(values) - far
-    kept = ascending[far:near]
-    low, high = kept[0], kept[-1]
-    for below, above in zip(ascending[:far], ascending[near:], strict=True):
+    places = ascending[:near]
+    for k in range(far):
+        below, above = ascending[k], ascending[k + near]
         # Of finite numbers, at most one of the two differences is too large for a number.
         nearer = f"{above} - {centre} < {centre} - {below}"
-        kept.append(f.let(f"tl.where({nearer}, {above}, {below})"))
-        low = f.let(f"tl.minimum({low}, {kept[-1]})")
-        high = f.let(f"tl.maximum({high}, {kept[-1]})")
+        places[k % near] = f.let(f"tl.where({nearer}, {above}, {places[k % near]})")
+    kept = places[far:] + places[:far]
+    # What is kept whatever the centre ascends; without such values the bounds are of all.
+    fixed = max(near - far, 1)
+    low, high = kept[0], kept[fixed - 1]
+    for value in kept[fixed:]:
+        low = f.let(f"tl.minimum({low}, {value})")
+        high = f.let(f"tl.maximum({high}, {value})")
     return f.let(f"{_mean(f, number, kept, low, high)} + 0.0")
 
 

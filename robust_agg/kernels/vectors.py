@@ -144,22 +144,33 @@ def mean_around(
     middle = ordered[start:stop]
     centre = _mean(f, lanes, middle, middle[0], middle[-1])
     near = len(values) - far
-    kept = ordered[far:near]
-    low = high = kept[0]
-    for below, above in zip(ordered[:far], ordered[near:], strict=True):
-        kept.append(nearer(f, lanes, centre, below, above))
-        low, high = smaller(f, lanes, low, kept[-1]), larger(f, lanes, high, kept[-1])
-    high = larger(f, lanes, high, ordered[near - 1])
+    places = ordered[:near]
+    for k in range(far):
+        chosen = nearer(f, lanes, centre, ordered[k], ordered[k + near], places[k % near])
+        places[k % near] = chosen
+    kept = places[far:] + places[:far]
+    # What is kept whatever the centre ascends; without such values the bounds are of all.
+    fixed = max(near - far, 1)
+    low, high = kept[0], kept[fixed - 1]
+    for value in kept[fixed:]:
+        low, high = smaller(f, lanes, low, value), larger(f, lanes, high, value)
     mean = _mean(f, lanes, kept, low, high)
     return f.let(f"fadd {lanes.vector} {mean}, {lanes.splat('0.0')}")
 
 
-def nearer(f: Function, lanes: Lanes, centre: str, below: str, above: str) -> str:
-    """The value that is nearer to the centre between them, of two as near the lower."""
+def nearer(
+    f: Function, lanes: Lanes, centre: str, below: str, above: str, otherwise: str | None = None
+) -> str:
+    """``above`` if it is nearer to the centre than ``below``, of two as near the lower.
+
+    The lower is ``otherwise``, where another value has come for ``below`` already.
+    """
     # Of finite numbers, at most one of the two differences is too large for a number.
     down = f.let(f"fsub {lanes.vector} {centre}, {below}")
     up = f.let(f"fsub {lanes.vector} {above}, {centre}")
-    return select(f, lanes, f.let(f"fcmp olt {lanes.vector} {up}, {down}"), above, below)
+    return select(
+        f, lanes, f.let(f"fcmp olt {lanes.vector} {up}, {down}"), above, otherwise or below
+    )
 
 
 def median_of_both(

@@ -17,8 +17,8 @@ class AdaptiveClip(Clipping):
     """The k longest rows are scaled down to the length of the next one, ``k = ⌊2 (f/n) (n-f)⌋``.
 
     Allouah, Guerraoui, Gupta, Jellouli, Rizk & Stephan, "Adaptive Gradient Clipping for Robust
-    Federated Learning", ICLR 2025, algorithm 2 (ARC). A rejected row counts as one of the longest
-    and stays rejected.
+    Federated Learning", ICLR 2025, algorithm 2 (ARC); ByzFL and ByzPy clip as many. A rejected row
+    counts as one of the longest and stays rejected.
 
     Attributes:
         f: declared number of Byzantine rows; n >= 2f + 1 is required.

@@ -10,9 +10,6 @@ from torch import Tensor
 from robust_agg.mixings.mixing import Mixed, Mixing
 from robust_agg.span import Geometry
 
-_ACCURACY = 1e-5
-"""Relative error of a norm, twice which is that of its square, up to which it is clipped by."""
-
 
 class Clipping(Mixing):
     """``x_i · min(1, C/‖x_i‖₂)`` with a length C of the rows' own, or a given one."""
@@ -25,9 +22,7 @@ class Clipping(Mixing):
 
     def loses_digits(self, geometry: Geometry) -> bool:
         # Of shorter points only what is left of others beside them matters, which is C long.
-        relevant = geometry.squared_norms.sqrt().clamp(min=float(self.limit(geometry))).square()
-        doubtful = geometry.rounding > 2 * _ACCURACY * relevant
-        return bool((doubtful & geometry.accepted).any())
+        return geometry.loses_norms(float(self.limit(geometry)))
 
     def mix(self, geometry: Geometry, generator: torch.Generator | None) -> Mixed:
         norms, limit = geometry.squared_norms.sqrt(), self.limit(geometry)

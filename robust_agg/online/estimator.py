@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from math import isfinite
 from typing import Literal, get_args
 
 import torch
@@ -25,7 +24,7 @@ from robust_agg.online import streams
 from robust_agg.online.divergence import Divergence, Method
 from robust_agg.online.radial import L2
 from robust_agg.online.streams import Generators
-from robust_agg.online.tau import Adaptive
+from robust_agg.online.tau import HISTORY, Adaptive
 from robust_agg.shards import WHOLE, Shards
 from robust_agg.solvers import SolverReport
 from robust_agg.span import too_far
@@ -216,6 +215,7 @@ class OnlineMedian(Estimator):
         The first sample is a bad start: one heavy-tailed or Byzantine row there and the estimate
         needs arbitrarily many steps to come back.
         """
+        check_instance(self.name, "like", like, Tensor)
         if like.dim() != 1 or not like.is_floating_point():
             raise ValueError(
                 f"{self.name}: like must be a floating (d,) tensor, "
@@ -244,6 +244,7 @@ class OnlineMedian(Estimator):
         shards: Shards = WHOLE,
     ) -> tuple[Explanation, State]:
         check_rows(self.name, rows)
+        self._check_state(state)
         m = state[ESTIMATE]
         if rows.shape[1:] != m.shape:
             raise ValueError(
@@ -270,7 +271,7 @@ class OnlineMedian(Estimator):
         if self.iterations > 1:
             weights = None  # those of the last repetition are relative to an m that moved
         overshoots = self.divergence.overshoots(tau, self.method)
-        if overshoots and not isfinite(shards.largest(kernels.largest(m))):
+        if overshoots and not shards.finite(kernels.largest(m)):
             raise ValueError(
                 f"{self.name}: tau must be so small that the estimate is finite in {m.dtype}, "
                 f"found {tau:.3g}"
@@ -310,6 +311,15 @@ class OnlineMedian(Estimator):
                 streams.step_alone(self, rows[i], state, sender=sender, generator=draw, out=out[i])
             )
         return new
+
+    def _check_state(self, state: State) -> None:
+        check_instance(self.name, "state", state, Mapping)
+        expected = {ESTIMATE, STEPS, *([] if self.adaptive is None else [HISTORY])}
+        if not expected <= state.keys():
+            raise ValueError(
+                f"{self.name}: state must be that of init or of a step, with "
+                f"{', '.join(sorted(expected))}, found {sorted(state)}"
+            )
 
     def _share(self) -> float | None:
         """The s of every step ``m + s (g - m)`` of one row, where there is one."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from math import ceil, sqrt
+from numbers import Integral
+from typing import Literal, TypeAlias, get_args
 
 import numpy as np
 import torch
@@ -12,7 +14,14 @@ from torch import Tensor
 
 from robust_agg import kernels
 from robust_agg.aggregator import Aggregator, Explanation, Invariance, explained
-from robust_agg.errors import check_count, check_instance, check_positive, check_rejected
+from robust_agg.errors import (
+    ConstraintError,
+    TooManyRejectedError,
+    check_count,
+    check_positive,
+    check_rejected,
+    shown,
+)
 from robust_agg.shards import WHOLE, Shards
 from robust_agg.span import measure, too_far
 
@@ -20,61 +29,82 @@ GRAM_UP_TO = 64
 """Rows for each iteration up to which the Gram matrix, n²d multiply-adds at the speed of a matrix
 product, costs less than to read the rows twice in every iteration."""
 
+Start: TypeAlias = Literal["median", "mean", "zero"]
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)  # a tensor among the fields has no ==
 class CenteredClipping(Aggregator):
     """Iterate ``v ← v + (1/n) Σ_i min(1, r/‖x_i - v‖₂) (x_i - v)`` from a start v₀.
 
     Karimireddy, He & Jaggi, "Learning from History for Byzantine Robust Optimization", ICML 2021,
-    equation (CClip). Stateless: it starts from the coordinate-wise median of the rows. To carry v
-    from round to round, use ``OnlineMedian(fusion="averaged")``. In weight space, or over the rows
-    where these are so many that a few readings cost less than their Gram matrix.
+    equation (CClip). There v₀ is the result of the round before; this rule is stateless and starts
+    from the coordinate-wise median of the rows. To carry v from round to round, use
+    ``OnlineMedian(fusion="averaged")``. In weight space, or over the rows where these are so many
+    that a few readings cost less than their Gram matrix.
 
-    A rejected row is clipped to nothing and still counts in n. Weights sum to at most 1; the
-    remainder is the share of the start.
+    ByzFL starts from zero (and then from its own last result), with r = 100 and 1 iteration; ByzPy
+    from the mean, the median or zero, the mean by default, with 10. A process of a network of peers
+    starts from its own row (He, Karimireddy & Jaggi, "Byzantine-Robust Decentralized Learning via
+    ClippedGossip", 2022). From a mean, a far row has moved v₀ as far as it likes, and an iteration
+    takes v back by no more than r.
+
+    A rejected row is clipped to nothing and still counts in n; the mean to start from is that of
+    the others. Weights sum to at most 1; the remainder is the share of the start.
 
     Attributes:
         radius: r > 0; if None, in each iteration the ⌈n/2⌉-th smallest distance ‖x_i - v‖₂, which
             no minority can move and which makes the rule follow a scaling of the rows.
         iterations: how often to clip.
-        start: v₀, ``(d,)``; the coordinate-wise median if None.
+        start: v₀: the coordinate-wise "median", the "mean" or "zero"; or the position of a row,
+            below n, which must not be rejected; or a tensor ``(d,)``.
     """
 
     radius: float | None = None
     iterations: int = 3
-    start: Tensor | None = None
+    start: Start | int | Tensor = "median"
 
     def __post_init__(self) -> None:
         if self.radius is not None:
             check_positive(self.name, "radius", self.radius)
         check_count(self.name, "iterations", self.iterations, minimum=1)
-        if self.start is None:
-            return
-        check_instance(self.name, "start", self.start, Tensor)
-        if self.start.dim() != 1 or not bool(self.start.isfinite().all()):
+        start = self.start
+        if isinstance(start, Tensor):
+            if start.dim() != 1 or not bool(start.isfinite().all()):
+                raise ValueError(
+                    f"{self.name}: start must be a finite (d,) tensor, found shape "
+                    f"{tuple(start.shape)}"
+                )
+        elif not _is_position(start) and not _is_named(start):
             raise ValueError(
-                f"{self.name}: start must be a finite (d,) tensor, found shape "
-                f"{tuple(self.start.shape)}"
+                f"{self.name}: start must be 'median', 'mean', 'zero', the position of a row or a "
+                f"(d,) tensor, found {shown(start)}"
             )
 
     @property
     def invariances(self) -> frozenset[Invariance]:
-        # A coordinate-wise median does not follow rotations, a fixed radius no scaling, and a
-        # given start stays where it is when the rows move.
-        kept = {Invariance.PERMUTATION}
-        if self.start is None:
-            kept.add(Invariance.TRANSLATION)
-            if self.radius is None:
-                kept.add(Invariance.SCALING)
-        return frozenset(kept)
+        # A given start stays where it is when the rows move, and zero does; a coordinate-wise
+        # median does not follow rotations, nor a fixed radius a scaling.
+        if isinstance(self.start, Tensor):
+            return frozenset({Invariance.PERMUTATION})
+        lost = {
+            "median": {Invariance.ROTATION},
+            "mean": set[Invariance](),
+            "zero": {Invariance.TRANSLATION},
+        }
+        kept = set(Invariance) - lost.get(str(self.start), {Invariance.PERMUTATION})
+        return frozenset(kept if self.radius is None else kept - {Invariance.SCALING})
 
     @property
     def shardable(self) -> bool:
-        """Unless a start is given: nobody knows which of its columns are here."""
-        return self.start is None
+        """Unless a tensor is given: nobody knows which of its columns are here."""
+        return not isinstance(self.start, Tensor)
 
     def check(self, n: int) -> None:
-        """Any n >= 1 will do; f does not enter."""
+        """Any n >= 1 will do that the start is below, if that is a position; f does not enter."""
+        if not isinstance(self.start, Tensor | str) and self.start >= n:
+            raise ConstraintError(
+                f"{self.name}: start < n is required, found start={shown(self.start)}, n={n}"
+            )
 
     def max_rejected(self, n: int) -> int:
         return (n - 1) // 2
@@ -85,15 +115,19 @@ class CenteredClipping(Aggregator):
         With ‖v - x̄‖² <= k V, the ⌈n/2⌉-th smallest distance is at most that of the honest rows,
         whose larger ones, h - ⌈n/2⌉ + 1 of them, are at least as large: r² <= h (1 + k) V /
         (h - ⌈n/2⌉ + 1). A step is at most r, so k ← (√k + r/√V)². None for a fixed radius, where
-        the error is at most that of the start plus iterations · radius.
+        the error is at most that of the start plus iterations · radius; and for the other starts,
+        whose own error has no bound in terms of V.
         """
-        if n <= 2 * f or self.radius is not None or self.start is not None:
+        if n <= 2 * f or self.radius is not None or not self._from("median"):
             return None
         h, middle = n - f, ceil(n / 2)
         k = 4 * (1 + f / (n - 2 * f)) ** 2
         for _ in range(self.iterations):
             k = (sqrt(k) + sqrt(h * (1 + k) / (h - middle + 1))) ** 2
         return k
+
+    def _from(self, *named: Start) -> bool:
+        return isinstance(self.start, str) and self.start in named
 
     def _explain(
         self,
@@ -106,13 +140,13 @@ class CenteredClipping(Aggregator):
         n = rows.shape[0]
         # The median of shorter numbers would be rounded to them.
         wide = rows.dtype in {torch.float32, torch.float64}
-        if n > GRAM_UP_TO * self.iterations and wide and self.start is None:
-            start, weights, accepted = _clip_over_rows(rows, self.radius, self.iterations, shards)
+        base: Tensor | None
+        if n > GRAM_UP_TO * self.iterations and wide and self._from("median", "zero"):
+            base, weights, accepted = self._over_rows(rows, shards)
         else:
-            start, gram, accepted = self._start(rows, shards)
-            weights = _clip_towards(gram, accepted, self.radius, self.iterations)
+            base, weights, accepted = self._in_weight_space(rows, shards)
         check_rejected(self.name, int((~accepted).sum()), self.max_rejected(n), n)
-        output = kernels.combine(rows, weights, start)
+        output = kernels.combine(rows, weights, base)
         return explained(
             output,
             rows,
@@ -122,17 +156,49 @@ class CenteredClipping(Aggregator):
             shards=shards,
         )
 
-    def _start(self, rows: Tensor, shards: Shards) -> tuple[Tensor, Tensor, Tensor]:
-        """v₀, the Gram matrix of the deviations from it, and the accepted rows."""
-        if self.start is None:
+    def _in_weight_space(
+        self, rows: Tensor, shards: Shards
+    ) -> tuple[Tensor | None, Tensor, Tensor]:
+        """The point that the weights lack, None if they sum to 1, the weights, the accepted."""
+        base: Tensor | None
+        if isinstance(self.start, Tensor) or self._from("zero"):
+            base, gram, accepted = self._about_given(rows, shards)
+            first = np.zeros(len(rows))
+        else:
             geometry, centre = measure(rows, shards=shards)
-            return centre, geometry.deviations, geometry.accepted
-        if self.start.shape != rows.shape[1:]:
-            raise ValueError(
-                f"{self.name}: start must have shape {tuple(rows.shape[1:])}, "
-                f"found {tuple(self.start.shape)}"
+            gram, accepted = geometry.deviations, geometry.accepted
+            base = centre if self._from("median") else None
+            first = self._first_weights(accepted)
+        return base, _clip_towards(gram, accepted, first, self.radius, self.iterations), accepted
+
+    def _first_weights(self, accepted: Tensor) -> NDArray[np.float64]:
+        """Those of the start, the rest of which is the rows' centre."""
+        first = np.zeros(len(accepted))
+        if isinstance(self.start, str):
+            if self.start == "mean":
+                first[accepted.numpy()] = 1 / max(1, int(accepted.sum()))
+            return first
+        position = int(self.start)
+        if not bool(accepted[position]):
+            raise TooManyRejectedError(
+                f"{self.name}: start must be a row that is finite and near enough to measure, "
+                f"found row {position} rejected"
             )
-        start = self.start.to(rows.device, torch.promote_types(rows.dtype, torch.float32))
+        first[position] = 1
+        return first
+
+    def _about_given(self, rows: Tensor, shards: Shards) -> tuple[Tensor, Tensor, Tensor]:
+        """v₀, the Gram matrix of the deviations from it, and the accepted rows."""
+        wide = torch.promote_types(rows.dtype, torch.float32)
+        if isinstance(self.start, Tensor):
+            if self.start.shape != rows.shape[1:]:
+                raise ValueError(
+                    f"{self.name}: start must have shape {tuple(rows.shape[1:])}, "
+                    f"found {tuple(self.start.shape)}"
+                )
+            start = self.start.to(rows.device, wide)
+        else:
+            start = rows.new_zeros(rows.shape[1], dtype=wide)
         geometry, _ = measure(rows, start, shards=shards)
         if not bool(geometry.accepted[-1]):
             distance = float(shards.distances(start[None], rows.new_zeros(rows.shape[1])))
@@ -145,41 +211,55 @@ class CenteredClipping(Aggregator):
         both = accepted[:, None] & accepted[None, :]
         return start, torch.where(both, shifted, 0.0), accepted
 
+    def _over_rows(self, rows: Tensor, shards: Shards) -> tuple[Tensor, Tensor, Tensor]:
+        """As :meth:`_in_weight_space`, each iteration reading the rows twice.
 
-def _clip_towards(gram: Tensor, accepted: Tensor, radius: float | None, iterations: int) -> Tensor:
-    """The weights of the rows after clipping ``iterations`` times, the rest being the start's."""
+        Their Gram matrix takes n²d multiply-adds once.
+        """
+        n = len(rows)
+        if self._from("zero"):
+            start = torch.zeros_like(rows[0])
+        else:
+            median = kernels.sorted_mean(rows, (n - 1) // 2, n // 2 + 1)
+            start = median.nan_to_num_(nan=0.0, posinf=0.0, neginf=0.0)
+        v = start
+        distances = shards.distances(rows, v)
+        accepted = distances <= too_far(rows.dtype)
+        weights = torch.zeros(n, dtype=torch.float64, device="cpu")
+        for iteration in range(self.iterations):
+            if iteration > 0:
+                v = kernels.combine(rows, weights, start)
+                distances = shards.distances(rows, v)
+            factors = torch.from_numpy(_factors(distances.numpy(), accepted.numpy(), self.radius))
+            weights = weights * (1 - factors.mean()) + factors / n
+        return start, weights, accepted
+
+
+def _is_named(start: object) -> bool:
+    return isinstance(start, str) and start in get_args(Start)
+
+
+def _is_position(start: object) -> bool:
+    return not isinstance(start, bool) and isinstance(start, Integral) and int(start) >= 0
+
+
+def _clip_towards(
+    gram: Tensor,
+    accepted: Tensor,
+    weights: NDArray[np.float64],
+    radius: float | None,
+    iterations: int,
+) -> Tensor:
+    """The weights of the rows after clipping so often, what they lack being the start's."""
     # In numpy, which takes a fraction of torch's time to begin an operation on so few numbers.
     products, kept, n = gram.numpy(), accepted.numpy(), len(accepted)
     lengths = products.diagonal()
-    weights = np.zeros(n)
     for _ in range(iterations):
         along = products @ weights
         squares = np.maximum(lengths - 2 * along + weights @ along, 0.0)
         factors = _factors(np.sqrt(squares), kept, radius)
         weights = weights * (1 - factors.mean()) + factors / n
     return torch.from_numpy(weights)
-
-
-def _clip_over_rows(
-    rows: Tensor, radius: float | None, iterations: int, shards: Shards
-) -> tuple[Tensor, Tensor, Tensor]:
-    """The coordinate-wise median to start from, the weights, and the rows that are accepted.
-
-    Each iteration reads the rows twice, where their Gram matrix takes n²d multiply-adds once.
-    """
-    n = len(rows)
-    median = kernels.sorted_mean(rows, (n - 1) // 2, n // 2 + 1)
-    start = v = median.nan_to_num_(nan=0.0, posinf=0.0, neginf=0.0)
-    distances = shards.distances(rows, v)
-    accepted = distances <= too_far(rows.dtype)
-    weights = torch.zeros(n, dtype=torch.float64, device="cpu")
-    for iteration in range(iterations):
-        if iteration > 0:
-            v = kernels.combine(rows, weights, start)
-            distances = shards.distances(rows, v)
-        factors = torch.from_numpy(_factors(distances.numpy(), accepted.numpy(), radius))
-        weights = weights * (1 - factors.mean()) + factors / n
-    return start, weights, accepted
 
 
 def _factors(

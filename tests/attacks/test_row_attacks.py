@@ -4,16 +4,29 @@ from __future__ import annotations
 
 import math
 from fractions import Fraction
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from attack_rounds import ATTACKS, forge, open_view, random_rows, seeded
+from attack_rounds import (
+    ATTACKS,
+    as_numpy,
+    check,
+    forge,
+    open_view,
+    random_rows,
+    seeded,
+    too_small,
+)
 from torch import Tensor
 
 from attacks import (
     ALittleIsEnough,
+    AntiClip,
     Attack,
+    BitFlip,
+    FangAttack,
     GaussianNoise,
     InnerProductManipulation,
     Knowledge,
@@ -21,26 +34,16 @@ from attacks import (
     SignFlip,
     z_max,
 )
+from robust_agg import State
+from robust_agg.checkpoint import load_checkpoint, save_checkpoint
 
 DTYPES = [torch.float32, torch.float64, torch.bfloat16]
 # Byzantine and honest rows; the smallest rounds included.
 SIZES = [(1, 1), (1, 2), (1, 6), (2, 1), (3, 5), (4, 4)]
-TOLERANCE = {torch.float64: 1e-12, torch.float32: 2e-6, torch.bfloat16: 2e-2}
 
 
 def sized(k: int, h: int, dtype: torch.dtype, d: int = 5) -> tuple[Tensor, Tensor]:
     return random_rows(k, d, dtype, seed=1), random_rows(h, d, dtype, seed=2)
-
-
-def as_numpy(rows: Tensor) -> np.ndarray:
-    return rows.to(torch.float64).numpy()
-
-
-def check(found: Tensor, expected: np.ndarray, like: Tensor) -> None:
-    assert found.shape == like.shape
-    assert found.dtype == like.dtype
-    atol = TOLERANCE[like.dtype] * (1.0 + np.abs(expected).max())
-    np.testing.assert_allclose(as_numpy(found), expected, rtol=0, atol=atol)
 
 
 @pytest.mark.parametrize(("k", "h"), SIZES)
@@ -202,31 +205,86 @@ def test_mixed_holds_every_kind_in_turn() -> None:
 
 
 @pytest.mark.parametrize(("k", "h"), [(2, 2), (3, 6)])
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("dtype", [*DTYPES, torch.float16], ids=str)
 @pytest.mark.parametrize("attack", ATTACKS, ids=repr)
 def test_every_attack_is_pure(attack: Attack, dtype: torch.dtype, k: int, h: int) -> None:
     own, honest = sized(k, h, dtype)
+    if too_small(attack, k, h):
+        with pytest.raises(ValueError, match=rf"^{type(attack).__name__}: .*found .*n={k + h}"):
+            forge(attack, own, honest)
+        return
     kept = own.clone(), honest.clone()
     parameters = repr(attack)
-    state = {"memory": torch.arange(3.0)}
-    answers = [attack(open_view(attack, own, honest), state, seeded(5)) for _ in range(2)]
-    for rows, _ in answers:
+    state = {**attack.init(own[0])}
+    answers = []
+    # The second round as well, for what remembers; and both twice.
+    for _ in range(2):
+        first, later = attack(open_view(attack, own, honest), state, seeded(5))
+        before = {name: tensor.clone() for name, tensor in later.items()}
+        second, last = attack(open_view(attack, own, honest, round=8), later, seeded(6))
+        assert_same(later, before)
+        answers.append((first, second, last))
+    for rows in (*answers[0][:2], *answers[1][:2]):
         assert rows.shape == (k, 5)
         assert rows.dtype == dtype
-    assert torch.equal(answers[0][0].nan_to_num(9.0), answers[1][0].nan_to_num(9.0))
+    for one, other in zip(answers[0][:2], answers[1][:2], strict=True):
+        assert torch.equal(one.nan_to_num(9.0), other.nan_to_num(9.0))
+    assert_same(answers[0][2], answers[1][2])
     assert torch.equal(own, kept[0])
     assert torch.equal(honest, kept[1])
-    assert list(state) == ["memory"]
-    assert torch.equal(state["memory"], torch.arange(3.0))
+    assert_same(state, attack.init(own[0]))
     assert repr(attack) == parameters
+
+
+def assert_same(one: State, other: State) -> None:
+    assert list(one) == list(other)
+    assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+@pytest.mark.parametrize("attack", ATTACKS, ids=repr)
+def test_the_state_of_an_attack_can_be_saved_and_loaded(attack: Attack, tmp_path: Path) -> None:
+    """As a run does that is interrupted: the rounds after it are the same."""
+    own, honest = sized(2, 5, torch.float32)
+    _, state = attack(open_view(attack, own, honest), attack.init(own[0]), seeded(5))
+    save_checkpoint(tmp_path / "attack", {"attack": dict(state)})
+    loaded = load_checkpoint(tmp_path / "attack")["attack"]
+    rows = [
+        attack(open_view(attack, own, honest, round=8), memory, seeded(6))[0]
+        for memory in (state, loaded)
+    ]
+    assert torch.equal(rows[0].nan_to_num(9.0), rows[1].nan_to_num(9.0))
 
 
 @pytest.mark.parametrize("attack", ATTACKS, ids=repr)
 def test_an_attack_does_not_touch_the_global_generator(attack: Attack) -> None:
-    own, honest = sized(2, 3, torch.float32)
+    own, honest = sized(2, 5, torch.float32)
     before = torch.get_rng_state()
     forge(attack, own, honest)
     assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize("attack", ATTACKS, ids=repr)
+def test_an_attack_makes_its_rows_where_the_others_are(attack: Attack) -> None:
+    """And draws on the CPU, whatever torch's default device is."""
+    own, honest = sized(2, 5, torch.float32)
+    expected = forge(attack, own, honest)
+    with torch.device("meta"):
+        rows, _ = attack(
+            open_view(attack, own, honest),
+            attack.init(own[0]),
+            torch.Generator("cpu").manual_seed(0),
+        )
+    assert rows.device == own.device
+    assert torch.equal(rows.nan_to_num(9.0), expected.nan_to_num(9.0))
+
+
+@pytest.mark.parametrize("attack", ATTACKS, ids=repr)
+def test_rows_that_are_all_zero(attack: Attack) -> None:
+    """As gradients of what is not in use: a direction of length 0 is no reason for NaN."""
+    own, honest = torch.zeros(2, 4), torch.zeros(5, 4)
+    rows = forge(attack, own, honest)
+    if not isinstance(attack, NonFinite | BitFlip):
+        assert rows.isfinite().all()
 
 
 def test_what_each_attack_knows() -> None:
@@ -238,6 +296,11 @@ def test_what_each_attack_knows() -> None:
     assert GaussianNoise().knows == Knowledge.NOTHING
     assert GaussianNoise(around="own").knows == Knowledge.OWN
     assert NonFinite.knows == Knowledge.NOTHING
+    assert FangAttack().knows == Knowledge.HONEST
+    assert FangAttack(of="own").knows == Knowledge.OWN
+    assert AntiClip().knows == Knowledge.HONEST | Knowledge.ESTIMATE
+    assert AntiClip(direction="fixed").knows == Knowledge.HONEST | Knowledge.ESTIMATE
+    assert AntiClip(direction="fixed", radius=1.0).knows == Knowledge.ESTIMATE
 
 
 @pytest.mark.parametrize(

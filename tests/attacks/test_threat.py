@@ -11,7 +11,7 @@ from attack_rounds import ATTACKS, GATED, MeanDefence, open_view, random_rows, s
 
 from attacks import Adversary, Attack, Knowledge, KnowledgeError, NonFinite, View
 
-EVERYTHING = Knowledge.OWN | Knowledge.HONEST | Knowledge.DEFENCE
+EVERYTHING = Knowledge.OWN | Knowledge.HONEST | Knowledge.DEFENCE | Knowledge.ESTIMATE
 
 
 class Spy(Attack):
@@ -43,9 +43,13 @@ def greedy(attack: Attack, attribute: str) -> Attack:
 
 
 def run(attack: Attack) -> None:
-    rows = random_rows(6, 4)
+    rows = random_rows(7, 4)
     Adversary(attack=attack, byzantine=frozenset({1, 4})).corrupt(
-        updates_of(rows), {}, round=7, generator=seeded(), defence=MeanDefence()
+        updates_of(rows),
+        attack.init(rows[0]),
+        round=7,
+        generator=seeded(),
+        defence=MeanDefence(estimate=rows[0]),
     )
 
 
@@ -68,11 +72,11 @@ def test_each_attack_is_held_to_its_declaration(attack: Attack, attribute: str) 
 
 @pytest.mark.parametrize("attack", ATTACKS, ids=repr)
 def test_each_attack_needs_all_it_declares(attack: Attack) -> None:
-    own, honest = random_rows(2, 4), random_rows(4, 4, seed=1)
+    own, honest = random_rows(2, 4), random_rows(5, 4, seed=1)
     for part in attack.knows:
         view = open_view(attack, own, honest, knows=attack.knows & ~part)
         with pytest.raises(KnowledgeError):
-            attack(view, {}, seeded())
+            attack(view, attack.init(own[0]), seeded())
 
 
 @pytest.mark.parametrize("declared", [Knowledge.NOTHING, *Knowledge, EVERYTHING], ids=str)
@@ -100,10 +104,42 @@ def test_an_attack_that_declares_nothing_reads_only_the_shape_of_the_round() -> 
 def test_granted_reads_give_the_rows_and_the_defence() -> None:
     own, honest, defence = random_rows(2, 4), random_rows(5, 4, seed=1), MeanDefence(f=3)
     view = open_view(NonFinite(), own, honest, knows=EVERYTHING, defence=defence)
+    assert view.estimate is None
     torch.testing.assert_close(view.own, own, rtol=0, atol=0)
     torch.testing.assert_close(view.honest, honest, rtol=0, atol=0)
     assert view.f == 3
     torch.testing.assert_close(view.defence.aggregate(view.honest), honest.mean(dim=0))
+
+
+def test_who_sends_the_rows() -> None:
+    updates = updates_of(random_rows(5, 4), [8, 3, 5, 1, 9])
+    seen = []
+
+    class Looks(Attack):
+        knows = Knowledge.HONEST
+
+        def __call__(self, view, state, generator):
+            seen.append((view.senders, view.honest_senders))
+            return torch.zeros(view.byzantine, view.dim, dtype=view.dtype), state
+
+    adversary = Adversary(attack=Looks(), byzantine=frozenset({3, 9, 7}))
+    adversary.corrupt(updates, {}, round=7, generator=seeded(), idle=(7,))
+    assert seen == [((3, 9, 7), (8, 5, 1))]
+    view = open_view(NonFinite(), random_rows(2, 4), random_rows(3, 4), knows=EVERYTHING)
+    assert (view.senders, view.honest_senders) == ((3, 4), (0, 1, 2))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_last_estimate_is_a_copy_of_the_rows_dtype(dtype: torch.dtype) -> None:
+    own, last = random_rows(1, 4, dtype), random_rows(1, 4, torch.float32)[0]
+    kept = last.clone()
+    defence = MeanDefence(estimate=last)
+    view = open_view(NonFinite(), own, own, knows=Knowledge.ESTIMATE, defence=defence)
+    assert view.estimate is not None
+    assert view.estimate.dtype == dtype
+    view.estimate.zero_()
+    assert torch.equal(last, kept)
+    torch.testing.assert_close(view.estimate, last.to(dtype), rtol=0, atol=0)
 
 
 def test_a_view_is_a_copy() -> None:
@@ -169,8 +205,10 @@ def test_a_view_refuses_what_cannot_be_known() -> None:
         view(Knowledge.NOTHING, own=())
     with pytest.raises(ValueError, match=r"^Spy: at least one honest row .* found 0 of n=2$"):
         view(Knowledge.HONEST, honest=())
-    with pytest.raises(ValueError, match=r"^Spy: a defence to query .*DEFENCE, found None$"):
-        view(Knowledge.DEFENCE)
+    for granted in (Knowledge.DEFENCE, Knowledge.ESTIMATE):
+        found = rf"^Spy: a defence to query .*{granted.name}, found None$"
+        with pytest.raises(ValueError, match=found):
+            view(granted)
     assert view(Knowledge.OWN, honest=()).n == 2
 
 

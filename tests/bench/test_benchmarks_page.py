@@ -3,37 +3,24 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
 
-import pytest
+from experiments.bench import overview
+from experiments.bench.catalogue import BENCHES
 
-ROOT = Path(__file__).parents[2]
-PAGE = (ROOT / "BENCHMARKS.md").read_text(encoding="utf-8")
-RESULTS = ROOT / "experiments" / "results" / "bench"
+PAGE = overview.FILE.read_text(encoding="utf-8")
 PEERS = ("ByzFL", "ByzPy", "geom-median", "TorchJD")
 
 
-def tables(text: str) -> list[str]:
-    return re.findall(r"(?:^\|.*\|\n)+", text, flags=re.M)
+def test_it_is_what_the_pages_make_of_it() -> None:
+    assert overview.overview(overview.introduction(PAGE)) == PAGE
+    assert overview.SECTIONS.keys() == BENCHES.keys()
 
 
-@pytest.mark.parametrize("name", ["aggregators", "train", "transport", "optim"])
-def test_every_table_of_a_measurement_is_there(name: str) -> None:
-    found = (RESULTS / name / "README.md").read_text(encoding="utf-8")
-    assert tables(found)
-    for table in tables(found):
-        assert table in PAGE
-    machine = next(line for line in found.splitlines() if ", commit " in line)
-    assert machine in PAGE
-
-
-def test_there_is_no_other_table() -> None:
-    measured = [
-        table
-        for page in RESULTS.glob("*/README.md")
-        for table in tables(page.read_text(encoding="utf-8"))
-    ]
-    assert set(tables(PAGE)) <= set(measured)
+def test_its_figures_are_there() -> None:
+    figures = re.findall(r"^!\[.*\]\((.*)\)$", PAGE, flags=re.M)
+    assert len(figures) > len(overview.SECTIONS)
+    for figure in figures:
+        assert (overview.ROOT / figure).is_file()
 
 
 def test_the_peers_were_there() -> None:

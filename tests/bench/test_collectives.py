@@ -11,7 +11,7 @@ from collective_counts import counted
 from experiments.bench import collectives_paper as paper
 from experiments.bench.collectives import ALONE, Collectives, measured_here
 from experiments.bench.collectives_forms import ALL_REDUCE, GRAM, MEDIAN, bytes_sent
-from experiments.bench.ranks import on_ranks
+from experiments.processes import on_ranks
 from robust_agg.kernels.networks import odd_even_merge_sort
 
 

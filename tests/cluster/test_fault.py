@@ -63,3 +63,25 @@ def test_the_flips_are_those_of_the_step_in_all_parameters() -> None:
 def test_a_probability_is_one() -> None:
     with pytest.raises(ValueError, match="BitFlips: probability must be"):
         BitFlips(nn.Linear(2, 2), probability=1.0, seed=0)
+
+
+def test_bad_ranks_flip_different_bits() -> None:
+    def gradient(stream: int) -> torch.Tensor:
+        torch.manual_seed(0)
+        model = nn.Linear(40, 30, bias=False)
+        fault = BitFlips(model, probability=0.2, seed=0, stream=stream)
+        fault.at(3)
+        model(torch.ones(5, 40)).square().sum().backward()
+        assert model.weight.grad is not None
+        return model.weight.grad
+
+    first, second = gradient(0), gradient(1)
+    assert sum(changed_bits(first, second)) > 100
+    assert changed_bits(first, gradient(0)) == [0] * first.numel()
+    # What kept results were drawn from.
+    torch.manual_seed(0)
+    model = nn.Linear(40, 30, bias=False)
+    model(torch.ones(5, 40)).square().sum().backward()
+    assert model.weight.grad is not None
+    expected = flipped(model.weight.grad, 0.2, generator(0, "bit flips", 3))
+    assert changed_bits(first, expected) == [0] * first.numel()

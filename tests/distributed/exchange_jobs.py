@@ -12,6 +12,7 @@ from rank_jobs import Rule, own
 from torch import Tensor
 
 from robust_agg.distributed import RobustAllReduce, robust_all_reduce
+from robust_agg.distributed import ranks as ranks_module
 from robust_agg.distributed.exchanges import Exchange, exchange
 from robust_agg.distributed.later import Later, Then
 from robust_agg.distributed.ranks import Ranks
@@ -43,16 +44,29 @@ def there_and_back(vectors: list[Tensor], options: dict[str, Any]) -> dict[str, 
     }
 
 
-def both_collections(vectors: list[Tensor]) -> list[Tensor]:
-    """A vector put together by broadcasts, and by a gather as on nccl; without out, and with."""
+def all_collections(vectors: list[Tensor]) -> list[Tensor]:
+    """A vector put together at once, by broadcasts, and by a gather as on nccl; and with out."""
     ranks = Ranks(who="test", timeout=20.0)
     vector = vectors[0]
     slices = Slices(len(vector), ranks.size)
     piece = vector[slices.of(ranks.rank)].clone()
     found = []
-    for ranks.by_broadcasts in (True, False):
+    usual = ranks_module._SMALL_SLICE
+    for ranks._on_gloo, ranks_module._SMALL_SLICE in ((True, usual), (True, 0), (False, usual)):
         found.append(ranks.collect(piece, slices).result())
         found.append(ranks.collect(piece, slices, vector.new_empty(len(vector))).result())
+    ranks_module._SMALL_SLICE = usual
+    return found
+
+
+def sums(parts: list[Tensor]) -> list[Tensor]:
+    """The sum of small parts and of one that is not, directly and as on nccl."""
+    ranks = Ranks(who="test", timeout=20.0)
+    part = parts[ranks.rank]
+    found = []
+    for ranks._on_gloo in (True, False):
+        found += [ranks.sum(part[:7].view(7, 1)), ranks.sum(part)]
+        found.append(torch.tensor(ranks.largest(float(part[0])), dtype=torch.float64))
     return found
 
 

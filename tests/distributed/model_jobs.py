@@ -58,6 +58,8 @@ class Dense:
         self.groups = groups or ranks
         self.optimizer = torch.optim.SGD(self.model.parameters(), lr=0.1)
         self.state: Any = None
+        self.bad: dict[int, float] = {}
+        # What the loss of some ranks is multiplied with.
 
     def step(self, number: int, *, batches: int = 1) -> Tensor:
         """One step, its gradients accumulated over some batches; the gradient it steps by."""
@@ -65,7 +67,7 @@ class Dense:
         for rank in range(self.ranks):
             self.optimizer.zero_grad()
             for batch in range(batches):
-                loss(self.model, rank, number + 100 * batch).backward()
+                (self.bad.get(rank, 1.0) * loss(self.model, rank, number + 100 * batch)).backward()
             rows.append(flat(self.model))
         stacked = torch.stack(rows).view(self.groups, self.ranks // self.groups, -1).mean(dim=1)
         draw = generator(0, "robust all-reduce", number)
@@ -79,9 +81,11 @@ class Dense:
         return found
 
 
-def ddp_steps(rule: Rule, steps: int, options: dict[str, Any]) -> list[tuple[Tensor, Tensor]]:
+def ddp_steps(
+    rule: Rule, steps: int, options: dict[str, Any], ddp: dict[str, Any] | None = None
+) -> list[tuple[Tensor, Tensor]]:
     """The gradient of each step under DDP, and that of the dense training."""
-    model = nn.parallel.DistributedDataParallel(network(), bucket_cap_mb=BUCKET_MB)
+    model = nn.parallel.DistributedDataParallel(network(), bucket_cap_mb=BUCKET_MB, **(ddp or {}))
     model.register_comm_hook(*robust_hook(rule, **options))
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     dense = Dense(rule, dist.get_world_size(), options.get("groups"))
@@ -92,6 +96,72 @@ def ddp_steps(rule: Rule, steps: int, options: dict[str, Any]) -> list[tuple[Ten
         found.append((flat(model), dense.step(number)))
         optimizer.step()
     return found
+
+
+class _Halves(nn.Module):
+    """A network whose first layer is of float64: DDP puts it into a bucket of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        first, *others = network()
+        self.first, self.others = first.double(), nn.Sequential(*others)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        found: Tensor = self.others(self.first(inputs.double()).float())
+        return found
+
+
+def of_two_dtypes(rule: Rule, ddp: dict[str, Any] | None = None) -> list[tuple[Tensor, Tensor]]:
+    """As ``ddp_steps``, two of them, of a model whose first layer is of float64."""
+    model = nn.parallel.DistributedDataParallel(_Halves(), bucket_cap_mb=BUCKET_MB, **(ddp or {}))
+    model.register_comm_hook(*robust_hook(rule))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    dense = Dense(rule, dist.get_world_size())
+    found = []
+    for number in range(2):
+        optimizer.zero_grad()
+        loss(model, dist.get_rank(), number).backward()
+        found.append((flat(model).float(), dense.step(number)))
+        optimizer.step()
+    return found
+
+
+def with_bad_row(rule: Rule, fill: float, kind: str) -> tuple[Tensor, Tensor]:
+    """The second gradient where rank 0 has nothing but ``fill`` in it, and the dense rule's."""
+    robust = None
+    if kind == "ddp":
+        model: nn.Module = nn.parallel.DistributedDataParallel(network(), bucket_cap_mb=BUCKET_MB)
+        model.register_comm_hook(*robust_hook(rule))  # type: ignore[operator]  # of DDP
+    else:
+        model = sharded_network()
+        robust = RobustFSDP(model, rule)
+    dense = Dense(rule, dist.get_world_size())
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
+    dense.optimizer = torch.optim.SGD(dense.model.parameters(), lr=0.0)
+    for number in range(2):
+        optimizer.zero_grad()
+        value = loss(model, dist.get_rank(), number)
+        if number == 1:
+            dense.bad = {0: fill}
+            value = value if dist.get_rank() else _Filled.apply(value, fill)
+        value.backward()
+        if robust is not None:
+            robust.finish()
+        expected = dense.step(number)
+    return flat(model), expected
+
+
+class _Filled(torch.autograd.Function):
+    """What has a gradient of ``fill`` in each of its numbers, times what they had."""
+
+    @staticmethod
+    def forward(ctx: Any, value: Tensor, fill: float) -> Tensor:
+        ctx.fill = fill
+        return value.clone()
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+        return grad * ctx.fill, None
 
 
 def accumulated(rule: Rule) -> tuple[Tensor, Tensor]:
@@ -191,9 +261,22 @@ def raising(rule: Rule, options: dict[str, Any], bad: int) -> Exception | None:
     return None
 
 
-def different_rules(rules: list[Rule]) -> Exception | None:
-    """What a backward pass raises where each rank has a rule of its own."""
-    return raising(rules[dist.get_rank()], {}, 0)
+def different_rules(rules: list[Rule], kind: str) -> Exception | None:
+    """What is raised where each rank has a rule of its own, before a pass that is a collective."""
+    rule = rules[dist.get_rank()]
+    try:
+        if kind == "ddp":
+            hook = robust_hook(rule)
+        else:
+            model = sharded_network()
+            RobustFSDP(model, rule)
+    except Exception as error:
+        return error
+    if kind == "ddp":
+        nn.parallel.DistributedDataParallel(network()).register_comm_hook(*hook)
+    else:
+        model(torch.zeros(1, 11))
+    return None
 
 
 def struck_in_backward(rule: Rule, victim: int, sign: int, timeout: float) -> None:
@@ -225,9 +308,147 @@ def fsdp_steps(rule: Rule, steps: int, options: dict[str, Any]) -> list[tuple[Te
     return found
 
 
-def sharded_network(**options: Any) -> nn.Sequential:
-    """The network, its layers sharded by themselves but for the last, which goes with the whole."""
+def fsdp_saving(rule: Rule, path: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The state after two steps under FSDP2, which is kept, and as it is when just loaded."""
+    model = sharded_network()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    robust = RobustFSDP(model, rule, optimizer, name="first")
+    for number in range(2):
+        optimizer.zero_grad()
+        loss(model, dist.get_rank(), number).backward()
+        optimizer.step()
+    tree = robust.state_dict()
+    if dist.get_rank() == 0:
+        save_checkpoint(path, tree)
+    dist.barrier()
+    other = RobustFSDP(sharded_network(), rule, name="second")
+    other.load_state_dict(load_checkpoint(path))
+    return tree, other.state_dict()
+
+
+def fsdp_continued(rule: Rule, path: str, before: int) -> list[tuple[Tensor, Tensor]]:
+    """Two more steps under FSDP2, where ``before`` ranks have made the first two."""
+    dense = Dense(rule, before)
+    for number in range(2):
+        dense.step(number)
+    dense.ranks = dense.groups = dist.get_world_size()
     model = network()
+    model.load_state_dict(dense.model.state_dict())
+    sharded(model)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    robust = RobustFSDP(model, rule, optimizer)
+    robust.load_state_dict(load_checkpoint(path))
+    found = []
+    for number in (2, 3):
+        optimizer.zero_grad()
+        loss(model, dist.get_rank(), number).backward()
+        robust.finish()
+        found.append((flat(model), dense.step(number)))
+        optimizer.step()
+    return found
+
+
+def fsdp_by_closure(rule: Rule) -> list[tuple[Tensor, Tensor]]:
+    """The gradients by which steps are made whose backward pass is in a closure."""
+    model = sharded_network()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    RobustFSDP(model, rule, optimizer)
+    dense = Dense(rule, dist.get_world_size())
+    found = []
+    for number in range(3):
+
+        def closure(number: int = number) -> Tensor:
+            optimizer.zero_grad()
+            value = loss(model, dist.get_rank(), number)
+            value.backward()
+            return value
+
+        optimizer.step(closure)
+        found.append((flat(model), dense.step(number)))
+    return found
+
+
+def fsdp_frozen(rule: Rule) -> list[str]:
+    """The parameters of which a state knows an estimate where each layer's bias is frozen."""
+    model = network()
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(name.endswith("weight"))
+    sharded(model)
+    robust = RobustFSDP(model, rule)
+    loss(model, dist.get_rank(), 0).backward()
+    robust.finish()
+    return sorted(robust.state_dict()["estimate"])
+
+
+def in_another_order(rule: Rule, path: str) -> list[tuple[Tensor, Tensor]]:
+    """States of channels_last parameters and of others, and the gradients that go on with them."""
+    states, gradients = [], []
+    for order in (torch.channels_last, torch.contiguous_format):
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            module = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Flatten(), nn.LazyLinear(4))
+            module(torch.zeros(1, 3, 5, 5))
+        module = module.to(memory_format=order)
+        for part in range(2):
+            model = nn.parallel.DistributedDataParallel(module)
+            state, hook = robust_hook(rule, name=f"{order} {part}")
+            model.register_comm_hook(state, hook)
+            if part == 1:
+                state.load_state_dict(load_checkpoint(path), model)
+            model.zero_grad()
+            draw = generator(0, "images", dist.get_rank(), part)
+            model(torch.randn(2, 3, 5, 5, generator=draw)).square().sum().backward()
+            if part == 0:
+                states.append(state.state_dict(model))
+                if dist.get_rank() == 0:
+                    save_checkpoint(path, states[-1])
+                dist.barrier()
+            else:
+                gradients.append(flat(module))
+            dist.barrier()
+    kept = [torch.cat([v.reshape(-1) for v in s["estimate"].values()]) for s in states]
+    return [(kept[0], kept[1]), (gradients[0], gradients[1])]
+
+
+def unfrozen_later(rule: Rule, path: str) -> list[Tensor]:
+    """The estimate before and after a layer more is trained, in steps with gradients of zero."""
+    module = network()
+    module[4].requires_grad_(False)
+    found = []
+    for part in range(2):
+        model = nn.parallel.DistributedDataParallel(module)
+        state, hook = robust_hook(rule, name=f"hook {part}")
+        model.register_comm_hook(state, hook)
+        if part == 1:
+            state.load_state_dict(load_checkpoint(path), model)
+        scale = 1.0 if part == 0 else 0.0
+        model.zero_grad()
+        (scale * loss(model, dist.get_rank(), 0)).backward()
+        tree = state.state_dict(model)
+        if part == 0 and dist.get_rank() == 0:
+            save_checkpoint(path, tree)
+        dist.barrier()
+        found.append(tree["estimate"]["0.weight"])
+        module[4].requires_grad_(True)
+    return found
+
+
+def fsdp_refusing(rule: Rule, path: str) -> Exception | None:
+    """What loading a state raises that is another rule's."""
+    try:
+        RobustFSDP(sharded_network(), rule).load_state_dict(load_checkpoint(path))
+    except ValueError as error:
+        return error
+    return None
+
+
+def sharded_network(**options: Any) -> nn.Sequential:
+    """The network, sharded."""
+    return sharded(network(), **options)
+
+
+def sharded(model: nn.Sequential, **options: Any) -> nn.Sequential:
+    """Its layers sharded by themselves but for the last, which goes with the whole."""
     mesh = init_device_mesh("cpu", (dist.get_world_size(),))
     for layer in list(model)[:-1]:
         if isinstance(layer, nn.Linear):

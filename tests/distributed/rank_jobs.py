@@ -156,6 +156,29 @@ def refused(by_rank: Sequence[tuple[Rule, Any, dict[str, Any]]]) -> tuple[Except
     return found, robust_all_reduce(torch.tensor([float(dist.get_rank())]), Mean(), timeout=20)
 
 
+def called_with(rule: Any) -> Exception | None:
+    """The error of the function where it is given another rule than it takes."""
+    try:
+        robust_all_reduce(torch.zeros(3), rule, timeout=20)
+    except ValueError as error:
+        return error
+    return None
+
+
+def asking_alone(rule: Rule) -> Exception | None:
+    """What each rank is told where rank 0 asks for the state, and the others make a step."""
+    reduction = RobustAllReduce(rule, timeout=20)
+    reduction(torch.ones(5))
+    try:
+        if dist.get_rank() == 0:
+            reduction.state_dict()
+        else:
+            reduction(torch.ones(5))
+    except ValueError as error:
+        return error
+    return None
+
+
 def refused_timeout(timeout: Any) -> Exception | None:
     try:
         robust_all_reduce(torch.zeros(1), Mean(), timeout=timeout)

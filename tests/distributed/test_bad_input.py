@@ -58,6 +58,7 @@ def test_one_rank_that_asks_for_something_else(ranks: RankGroups, what: str, ran
     assert len({str(error) for error in found}) == 1
     assert "on rank 0 and " in str(found[0])
     assert str(found[0]).endswith(f"on rank {rank or 1}")
+    assert "TrimmedMean(f=1)" in str(found[0])
 
 
 NO_ROWS = {
@@ -126,6 +127,37 @@ def test_what_does_not_go_with_the_group(ranks: RankGroups, what: str) -> None:
             kind, match=f"^RobustAllReduce: .*{message}|^[A-Z][A-Za-z]+: .*{message}"
         ):
             raise error
+
+
+def test_what_cannot_be_on_one_rank_is_told_to_the_others(ranks: RankGroups) -> None:
+    bad = (ra.TrimmedMean(f=3), *USUAL[1:])
+    found = errors(ranks, [bad if rank == 2 else USUAL for rank in range(N)])
+    own = found.pop(2)
+    assert type(own) is ConstraintError
+    assert {type(error) for error in found} == {DisagreementError}
+    assert str(found[0]).endswith(f"what cannot be ({own}) on rank 2")
+
+
+@pytest.mark.parametrize("options", [{"trust": "blind"}, {"groups": 2}, {"groups": 5}], ids=str)
+def test_options_that_one_rank_alone_has(ranks: RankGroups, options: dict[str, Any]) -> None:
+    other = (*USUAL[:2], options)
+    found = errors(ranks, [other if rank == 2 else USUAL for rank in range(N)])
+    own = found.pop(2)
+    assert {type(error) for error in found} == {DisagreementError}
+    assert type(own) is (DisagreementError if options == {"groups": 5} else ValueError)
+
+
+def test_a_rule_with_memory_is_none_for_a_single_call(ranks: RankGroups) -> None:
+    for error in ranks(2).run(rank_jobs.called_with, ra.VClip()):
+        assert type(error) is ValueError
+        assert "aggregator must have no memory from call to call, found VClip" in str(error)
+
+
+def test_a_state_that_one_rank_alone_asks_for(ranks: RankGroups) -> None:
+    for error in ranks(3).run(rank_jobs.asking_alone, ra.VClip()):
+        assert type(error) is DisagreementError
+        assert "the state at step 1" in str(error)
+        assert "step 1 of VClip(" in str(error)
 
 
 @pytest.mark.parametrize("timeout", [0, -1.0, float("nan"), float("inf"), "1", None])

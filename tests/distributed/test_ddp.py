@@ -125,17 +125,88 @@ def test_a_hook_s_state_goes_into_a_checkpoint(
         close(pairs)
 
 
-def test_different_rules_are_told_on_every_rank(ranks: RankGroups) -> None:
+@pytest.mark.parametrize("kind", ["ddp", "fsdp"])
+def test_different_rules_are_told_on_every_rank(ranks: RankGroups, kind: str) -> None:
     rules = [ra.Mean(), ra.Mean(), ra.GeometricMedian()]
-    for error in ranks(3).run(model_jobs.different_rules, rules):
+    for error in ranks(3).run(model_jobs.different_rules, rules, kind):
         assert isinstance(error, DisagreementError)
+        assert "found Mean(), Sharded of 3" in str(error)
 
 
-def test_a_rule_that_cannot_be_on_one_rank_is_told_on_every_rank(ranks: RankGroups) -> None:
+@pytest.mark.parametrize("kind", ["ddp", "fsdp"])
+def test_a_rule_that_cannot_be_on_one_rank_is_told_on_every_rank(
+    ranks: RankGroups, kind: str
+) -> None:
     rules = [ra.Mean(), ra.CenteredClipping(start=torch.zeros(3)), ra.Mean()]
-    errors = ranks(3).outcomes(model_jobs.different_rules, rules)
+    errors = ranks(3).run(model_jobs.different_rules, rules, kind)
     assert [isinstance(error, DisagreementError) for error in errors] == [True, False, True]
     assert "which needs whole rows" in str(errors[1])
+    assert str(errors[0]).endswith(f"what cannot be ({errors[1]}) on rank 1")
+
+
+@pytest.mark.parametrize("kind", ["ddp", "fsdp"])
+@pytest.mark.parametrize("fill", [float("nan"), 1e30])
+@pytest.mark.parametrize(
+    "rule",
+    [
+        ra.Momentum(tau=0.3, fusion="sequential"),
+        ra.Momentum(tau=0.3),
+        ra.CoordinateWiseMedian(),
+        ra.VClip(tau=0.5),
+    ],
+    ids=name,
+)
+def test_a_bad_row_is_left_out_as_by_the_dense_rule(
+    ranks: RankGroups, rule: Rule, fill: float, kind: str
+) -> None:
+    for found, expected in ranks(3).run(model_jobs.with_bad_row, rule, fill, kind):
+        assert bool(found.isfinite().all())
+        close([(found, expected)])
+
+
+@pytest.mark.parametrize("rule", [ra.CoordinateWiseMedian(), ra.VClip(tau=0.5)], ids=name)
+@pytest.mark.parametrize("option", ["static_graph", "gradient_as_bucket_view"])
+def test_gradients_under_ddp_s_own_options(ranks: RankGroups, rule: Rule, option: str) -> None:
+    for pairs in ranks(3).run(model_jobs.ddp_steps, rule, 3, {}, {option: True}):
+        close(pairs)
+    if option == "static_graph":  # of which nothing tells the last of several buckets
+        for error in ranks(3).outcomes(model_jobs.of_two_dtypes, rule, {option: True}):
+            assert isinstance(error, ValueError), error
+            assert "model must have one bucket in its first step" in str(error)
+        return
+    for pairs in ranks(3).run(model_jobs.of_two_dtypes, rule, {option: True}):
+        close(pairs)
+
+
+@pytest.mark.parametrize("rule", [ra.CoordinateWiseMedian(), ra.VClip(tau=0.5)], ids=name)
+def test_parameters_may_be_of_two_dtypes(ranks: RankGroups, rule: Rule) -> None:
+    for pairs in ranks(3).run(model_jobs.of_two_dtypes, rule):
+        close(pairs)
+
+
+@pytest.mark.parametrize("rule", [ra.VClip(tau=0.5), ra.CClip(tau=0.01)], ids=name)
+def test_a_scale_that_makes_all_rows_overflow_is_noticed_without_f(
+    ranks: RankGroups, rule: Rule
+) -> None:
+    for found in ranks(3).run(model_jobs.scaled, rule, 3, {}):
+        assert found["scales"] == [1024.0, 512.0, 512.0]
+        assert found["moved"] == [True, False, True]
+        close(found["steps"])
+
+
+def test_a_state_is_by_indices_whatever_the_order_in_memory(
+    ranks: RankGroups, tmp_path: Path
+) -> None:
+    path = str(tmp_path / "hook.safetensors")
+    for pairs in ranks(3).run(model_jobs.in_another_order, ra.VClip(tau=0.5), path):
+        close(pairs)
+
+
+def test_what_is_trained_later_does_not_reset_the_others(ranks: RankGroups, tmp_path: Path) -> None:
+    path = str(tmp_path / "hook.safetensors")
+    rule = ra.Momentum(tau=0.3)
+    for before, after in ranks(3).run(model_jobs.unfrozen_later, rule, path):
+        torch.testing.assert_close(after, 0.7 * before)
 
 
 def test_a_rule_that_cannot_be_sharded_is_refused(ranks: RankGroups) -> None:

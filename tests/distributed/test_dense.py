@@ -23,6 +23,7 @@ CASES = {
     ],
     7: [(4, torch.float64), (130, torch.float32), (37, torch.bfloat16)],
     9: [(d, torch.float32) for d in (1, 37, 1003)],
+    11: [(37, torch.float32)],
 }
 
 

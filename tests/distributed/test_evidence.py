@@ -65,9 +65,21 @@ def test_rejected_rows_are_flagged_and_most_flagged_come_first() -> None:
     assert evidence.suspects == []
 
 
+def test_a_step_in_which_the_rule_has_failed_flags_nobody(tmp_path: Path) -> None:
+    reducer = made([1.0, 1.0, 1.0, 9.0])
+    evidence = Evidence(reducer, share=0.5, ledger=Ledger(tmp_path / "ledger.jsonl"))
+    evidence.update()
+    reducer.explanation = None
+    assert evidence.update() == frozenset()
+    assert [(s.rank, s.flagged, s.steps) for s in evidence.suspects] == [(3, 1, 2)]
+    lines = list(Ledger(tmp_path / "ledger.jsonl"))
+    assert [line["skipped"] for line in lines] == [None, "the rule has failed"]
+
+
 def test_steps_without_distances_are_refused() -> None:
+    before = SimpleNamespace(size=4, rank=0, step=0)
     with pytest.raises(ValueError, match="found no step"):
-        Evidence(Made(None, made([]).ranks)).update()
+        Evidence(Made(None, before)).update()
     with pytest.raises(ValueError, match="found 0 distances"):
         Evidence(made([])).update()
 

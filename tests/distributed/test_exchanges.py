@@ -59,10 +59,22 @@ def test_there_and_back(ranks: RankGroups, options: dict[str, Any], d: int) -> N
 
 
 @pytest.mark.parametrize("d", [1, 4, 63, 1000])
-def test_slices_come_together_by_broadcasts_and_by_a_gather(ranks: RankGroups, d: int) -> None:
+def test_slices_come_together_in_three_ways(ranks: RankGroups, d: int) -> None:
     rows = draw(5, d)
-    for found in alike(ranks(5).run(exchange_jobs.both_collections, list(rows))):
+    for found in alike(ranks(5).run(exchange_jobs.all_collections, list(rows))):
         assert torch.equal(found, rows[0])
+
+
+def test_sums_are_those_of_all_parts(ranks: RankGroups) -> None:
+    parts = draw(5, 3000, torch.float64)
+    found = alike(ranks(5).run(exchange_jobs.sums, list(parts)))
+    few, many, largest = found[:3]
+    assert few.shape == (7, 1)
+    torch.testing.assert_close(few[:, 0], parts[:, :7].sum(dim=0))
+    torch.testing.assert_close(many, parts.sum(dim=0))
+    assert float(largest) == float(parts[:, 0].max())
+    for one, other in zip(found[:3], found[3:], strict=True):
+        torch.testing.assert_close(one, other)
 
 
 @pytest.mark.parametrize("options", OPTIONS[1:5], ids=str)
@@ -225,15 +237,15 @@ def test_a_rule_that_cannot_be_on_one_rank_is_told_on_every_rank(
 ) -> None:
     """And the ranks are in step afterwards."""
     rules, given = [ra.Mean(), rule, ra.Mean()], [{}, options, {}]
-    for rank, (first, second) in enumerate(
-        ranks(3).run(exchange_jobs.refused_by_one, rules, given)
-    ):
+    answers = ranks(3).run(exchange_jobs.refused_by_one, rules, given)
+    refusal = answers[1][0]
+    for rank, (first, second) in enumerate(answers):
         if rank == 1:
-            assert isinstance(first, ValueError)
-            assert not isinstance(first, DisagreementError)
+            assert isinstance(refusal, ValueError)
+            assert not isinstance(refusal, DisagreementError)
         else:
             assert isinstance(first, DisagreementError), first
-            assert "a rule or options that cannot be on rank 1" in str(first)
+            assert str(first).endswith(f"what cannot be ({refusal}) on rank 1")
         assert torch.equal(second, torch.ones(7))
     errors = ranks(3).run(exchange_jobs.refused_reduction, rules, given)
     assert [isinstance(error, DisagreementError) for error in errors] == [True, False, True]

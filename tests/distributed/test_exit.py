@@ -33,5 +33,6 @@ def test_a_script_ends_well(end: str, tmp_path: Path) -> None:
         capture_output=True,
         text=True,
         check=False,
+        timeout=120,
     )
     assert done.returncode == 0, done.stderr

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import model_jobs
 import pytest
 import torch
@@ -60,3 +62,49 @@ def test_too_many_bad_rows_are_an_error_on_every_rank(ranks: RankGroups, rule: R
     errors = ranks(3).run(model_jobs.fsdp_raising, rule, 2)
     assert all(isinstance(error, TooManyRejectedError) for error in errors), errors
     assert len({str(error) for error in errors}) == 1
+
+
+ESTIMATORS = [ra.VClip(), ra.CClip(tau=0.01), ra.Momentum(beta=0.9)]
+
+
+@pytest.mark.parametrize("rule", ESTIMATORS, ids=name)
+@pytest.mark.parametrize("n", [N, 3])
+def test_a_state_is_continued_by_any_number_of_ranks(
+    ranks: RankGroups, tmp_path: Path, rule: Rule, n: int
+) -> None:
+    path = str(tmp_path / "state")
+    for kept, loaded in ranks(N).run(model_jobs.fsdp_saving, rule, path):
+        assert kept["step"] == loaded["step"] == 2
+        assert kept["rule"] == loaded["rule"]
+        assert kept["estimate"].keys() == loaded["estimate"].keys()
+        for parameter, value in kept["estimate"].items():
+            assert torch.equal(value, loaded["estimate"][parameter])
+    for pairs in ranks(n).run(model_jobs.fsdp_continued, rule, path, N):
+        close(pairs)
+
+
+def test_a_state_of_ddp_is_continued(ranks: RankGroups, tmp_path: Path) -> None:
+    path = str(tmp_path / "state")
+    ranks(N).run(model_jobs.saved, ra.VClip(), path)
+    for pairs in ranks(3).run(model_jobs.fsdp_continued, ra.VClip(), path, N):
+        close(pairs)
+
+
+def test_a_state_of_another_rule_is_refused(ranks: RankGroups, tmp_path: Path) -> None:
+    path = str(tmp_path / "state")
+    ranks(3).run(model_jobs.fsdp_saving, ra.VClip(), path)
+    for error in ranks(3).run(model_jobs.fsdp_refusing, ra.CClip(tau=0.5), path):
+        assert type(error) is ValueError
+        assert "rule must be the state's VClip(" in str(error)
+
+
+@pytest.mark.parametrize("rule", [ra.GeometricMedian(), ra.CoordinateWiseMedian()], ids=name)
+def test_a_closure_s_gradient_is_finished_too(ranks: RankGroups, rule: Rule) -> None:
+    for pairs in ranks(3).run(model_jobs.fsdp_by_closure, rule):
+        close(pairs)
+
+
+@pytest.mark.parametrize("rule", [ra.VClip(tau=0.5), ra.CClip(tau=0.01)], ids=name)
+def test_a_state_is_of_what_is_trained(ranks: RankGroups, rule: Rule) -> None:
+    for known in ranks(3).run(model_jobs.fsdp_frozen, rule):
+        assert known == ["0.weight", "2.weight", "4.weight"]

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from robust_agg import kernels
-from robust_agg.distributed.header import Header, check_usable, digest, layout_of
+from robust_agg.distributed import ranks
+from robust_agg.distributed.asked import asked_for, check_usable, layout_of
 from robust_agg.distributed.layout import Layout
 from robust_agg.distributed.slices import Slices
 from robust_agg.shards import WHOLE, evenly_spaced, randomly_drawn
@@ -70,11 +71,6 @@ def test_a_dense_tensor_is_its_own_vector() -> None:
     assert vector.data_ptr() == tensor.data_ptr()
 
 
-def test_vectors_are_dealt_out_one_by_one() -> None:
-    layout = Layout.of([torch.ones(5), torch.ones(64).half(), torch.ones(2)])
-    assert layout.slices(3) == (Slices(7, 3), Slices(64, 3))
-
-
 BASE = [torch.zeros(2, 3), torch.zeros(4, dtype=torch.float64)]
 
 
@@ -96,29 +92,40 @@ BASE = [torch.zeros(2, 3), torch.zeros(4, dtype=torch.float64)]
         f"{t.dtype} {tuple(t.shape)}" if t is not None else "None" for t in tensors
     ),
 )
-def test_headers_tell_apart_what_cannot_go_together(other: list[Tensor]) -> None:
-    mine = Header.of(BASE, step=3, rule="Mean()")
-    theirs = Header.of(other, step=3, rule="Mean()")
+def test_words_tell_apart_what_cannot_go_together(other: list[Tensor]) -> None:
+    mine, theirs = (asked_for(given, step=3, rule="Mean()") for given in (BASE, other))
     assert mine != theirs
-    assert mine.words != theirs.words
 
 
-def test_headers_are_of_step_and_rule_and_not_of_numbers() -> None:
-    mine = Header.of(BASE, step=3, rule="Mean()")
-    assert mine == Header.of([t + 1 for t in BASE], step=3, rule="Mean()")
-    for other in (
-        Header.of(BASE, step=4, rule="Mean()"),
-        Header.of(BASE, step=3, rule="Krum(f=1, m=1)"),
-    ):
-        assert mine != other
-        assert mine.words != other.words
+def test_words_are_of_step_and_rule_and_not_of_numbers() -> None:
+    mine = asked_for(BASE, step=3, rule="Mean()")
+    assert mine == asked_for([t + 1 for t in BASE], step=3, rule="Mean()")
+    assert mine != asked_for(BASE, step=4, rule="Mean()")
+    assert mine != asked_for(BASE, step=3, rule="Krum(f=1, m=1)")
+    assert mine == (
+        "step 3 of Mean() with 10 numbers in 2 tensors: "
+        "torch.float32 of shape (2, 3), torch.float64 of shape (4,)"
+    )
+    one = asked_for([torch.zeros(2, 3)], step=0, rule="Mean()")
+    assert one == "step 0 of Mean() with torch.float32 of shape (2, 3)"
 
 
-@given(st.text(), st.integers(0, 2**62))
-def test_headers_are_numbers_of_64_bits(rule: str, step: int) -> None:
-    header = Header.of(BASE, step=step, rule=rule)
-    assert Header(*torch.tensor(header, dtype=torch.int64).tolist()) == header
-    assert 0 <= digest(rule) < 2**63
+@given(st.text(max_size=300))
+def test_texts_of_any_length_travel_as_equally_many_bytes(text: str) -> None:
+    raw = ranks._as_bytes(text)
+    assert raw.shape == ranks._as_bytes("").shape
+    assert ranks._as_text(raw) == text.rstrip("\0")
+
+
+def test_of_long_texts_an_error_shows_where_they_differ() -> None:
+    assert ranks._around_difference("a", "b") == ["a", "b"]
+    same = 500 * "s"
+    first, other = ranks._around_difference(same + "one" + same, same + "other")
+    assert first[0] == other[0] == "…"
+    assert "sone" in first
+    assert first.endswith("s…")
+    assert other.endswith("sother")
+    assert len(first) <= 302
 
 
 @pytest.mark.parametrize(

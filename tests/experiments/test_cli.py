@@ -126,6 +126,16 @@ WRONG: list[tuple[str, str, str]] = [
     ("f 3|aggregator Krum", "aggregator: Krum: n >= 2f . 3", "n=7, f=3"),
     ("estimator none", "at least one defence is required", "none"),
     ("workers 2000|byzantine 0", "workers <= samples", "workers=2000, samples=1297"),
+    (
+        "codec EF21(compressor=TopK(share=0.1))|attack Crash(round=1)",
+        "attack must not be a fault where rows travel by a codec",
+        "found Crash.round=1. and codec=EF21",
+    ),
+    (
+        "codec Clip21(tau=1.0)|identities round",
+        "identities must be 'last' or 'run' where rows travel by a codec",
+        "found 'round' and codec=Clip21",
+    ),
     # Choices.
     ("dataset cifar", "dataset", '"digits", "mnist"'),
     ("transport tcp", "transport", '"ray", "inline", "ranks"'),
@@ -134,7 +144,7 @@ WRONG: list[tuple[str, str, str]] = [
     ("device cuda:999", "device must exist, found 'cuda:999'", "CUDA devices"),
     # Names.
     ("attack SignFlp", "attack", "unknown name 'SignFlp', did you mean 'SignFlip'"),
-    ("attack Mean", "attack", "unknown name 'Mean', known are ALittleIsEnough, "),
+    ("attack Mean", "attack", "unknown name 'Mean', known are ROP, ALittleIsEnough, "),
     ("aggregator Meen", "aggregator", "did you mean 'Mean'"),
     ("aggregator Update(sender=1)", "aggregator", "unknown name 'Update'"),
     ("estimator VClip(ta=1)", "estimator", "no parameter 'ta', did you mean 'tau'"),

@@ -151,7 +151,9 @@ def test_what_is_no_attack() -> None:
         with pytest.raises(SpecError, match=f"abstract class {name}"):
             parse_attack(name, num_classes=10)
     for name in ("Adversary", "View", "z_max", "Mean"):
-        with pytest.raises(SpecError, match=f"unknown name '{name}', known are ALittleIsEnough"):
+        with pytest.raises(
+            SpecError, match=f"unknown name '{name}', known are ROP, ALittleIsEnough"
+        ):
             parse_attack(name, num_classes=10)
 
 

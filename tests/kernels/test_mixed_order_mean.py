@@ -178,7 +178,7 @@ def test_tasks_have_little_memory_of_their_own(
 
 
 @pytest.mark.parametrize(
-    ("start", "stop", "far"), [(-1, 2, None), (2, 2, None), (0, 6, None), (2, 3, 3), (2, 3, -1)]
+    ("start", "stop", "far"), [(-1, 2, None), (2, 2, None), (0, 6, None), (2, 3, 5), (2, 3, -1)]
 )
 def test_what_cannot_be_is_refused(start: int, stop: int, far: int | None) -> None:
     rows, coefficients = draw(4, 10, torch.float32), draw(5, 4, torch.float64)

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 
@@ -82,20 +83,24 @@ def _mean_around(rows: Array, centre: Array, f: int) -> Array:
     return out
 
 
-def krum_scores(rows: Array, f: int) -> Array:
+def krum_scores(
+    rows: Array, f: int, *, neighbours: int | None = None, squared: bool = True
+) -> Array:
     """score_i = sum of the n-f-2 smallest ‖x_i - x_j‖² over j ≠ i (by index); shape (n,).
 
-    Blanchard et al. 2017, "Machine learning with adversaries: Byzantine tolerant gradient
-    descent", section 4. Raises ValueError if no neighbour is left (n - f - 2 < 1).
+    Or of so many `neighbours`, or of distances that are not `squared`. Blanchard et al. 2017,
+    "Machine learning with adversaries: Byzantine tolerant gradient descent", section 4.
+    Raises ValueError if no neighbour is left (n - f - 2 < 1).
     """
     n = len(rows)
-    neighbours = n - f - 2
+    neighbours = n - f - 2 if neighbours is None else neighbours
     if f < 0 or neighbours < 1:
         raise ValueError(f"krum: f >= 0 and n - f - 2 >= 1 are required, found n={n}, f={f}")
     scores = np.zeros(n)
     for i in range(n):
         distances = sorted(float(np.sum((rows[i] - rows[j]) ** 2)) for j in range(n) if j != i)
-        scores[i] = sum(distances[:neighbours])
+        for distance in distances[:neighbours]:
+            scores[i] += distance if squared else math.sqrt(distance)
     return scores
 
 
@@ -104,17 +109,171 @@ def krum(rows: Array, f: int) -> Array:
     return multi_krum(rows, f, 1)
 
 
-def multi_krum(rows: Array, f: int, m: int) -> Array:
+def multi_krum(
+    rows: Array, f: int, m: int, *, neighbours: int | None = None, squared: bool = True
+) -> Array:
     """Mean of the m rows with the lowest Krum scores, ties to the lowest index.
 
-    Scores are computed once, over all rows (Multi-Krum, Blanchard et al. 2017).
+    Scores are computed once, over all rows (Multi-Krum, Blanchard et al. 2017); see `krum_scores`.
     Raises ValueError unless 1 <= m <= n.
     """
-    scores = krum_scores(rows, f)
+    order = krum_order(rows, f, neighbours=neighbours, squared=squared)
     if not 1 <= m <= len(rows):
         raise ValueError(f"multi_krum: 1 <= m <= n is required, found m={m}, n={len(rows)}")
-    order = sorted(range(len(rows)), key=lambda i: (scores[i], i))
     return mean(rows[order[:m]])
+
+
+def krum_order(
+    rows: Array, f: int, *, neighbours: int | None = None, squared: bool = True
+) -> list[int]:
+    """Places of the rows by ascending Krum score, ties by ascending index; see `krum_scores`."""
+    scores = krum_scores(rows, f, neighbours=neighbours, squared=squared)
+    return sorted(range(len(rows)), key=lambda i: (scores[i], i))
+
+
+def krum_selection(rows: Array, f: int) -> list[int]:
+    """Places of the n-2f rows that Krum selects one after the other, each time from what is left.
+
+    Of m rows left, the scores have m-f-2 neighbours, at least 1. El Mhamdi, Guerraoui, Rouault
+    2018, "The hidden vulnerability of distributed learning in Byzantium", section 4.
+    """
+    left = list(range(len(rows)))
+    selected = []
+    for _ in range(len(rows) - 2 * f):
+        place = 0
+        if len(left) > 1:
+            scores = krum_scores(rows[left], f, neighbours=max(1, len(left) - f - 2))
+            place = min(range(len(left)), key=lambda k: (scores[k], k))
+        selected.append(left.pop(place))
+    return selected
+
+
+def bulyan(rows: Array, f: int) -> Array:
+    """Per coordinate, the mean of the n-4f values nearest to the median, of the n-2f rows selected.
+
+    Of two as near, the lower. El Mhamdi et al. 2018, section 4. Raises ValueError if n < 4f+3.
+    """
+    if len(rows) < 4 * f + 3:
+        raise ValueError(f"bulyan: n >= 4f + 3 is required, found n={len(rows)}, f={f}")
+    return near_median(rows[krum_selection(rows, f)], 2 * f)
+
+
+def near_median(rows: Array, far: int) -> Array:
+    """Per coordinate, the mean of the n-far values nearest to the median; of two, the lower."""
+    n, d = rows.shape
+    centre = coordinate_median(rows)
+    out = np.zeros(d)
+    for j in range(d):
+        nearest = sorted((abs(x - centre[j]), x) for x in rows[:, j].tolist())[: n - far]
+        out[j] = sum(x for _, x in nearest) / (n - far)
+    return out
+
+
+def medoid(rows: Array) -> int:
+    """The place of the row with the least sum of distances to all rows, the first of several.
+
+    El Mhamdi et al. 2018, section 2 (there called GeoMed).
+    """
+    sums = [geometric_median_objective(rows, row) for row in rows]
+    return min(range(len(rows)), key=lambda i: (sums[i], i))
+
+
+def diameter(rows: Array) -> float:
+    """The largest squared distance between two rows."""
+    return max(float(np.sum((a - b) ** 2)) for a in rows for b in rows)
+
+
+def minimum_diameter_set(rows: Array, f: int) -> tuple[int, ...]:
+    """The lexicographically first of the sets of n-f rows with the least diameter.
+
+    Rousseeuw 1985, "Multivariate estimation with high breakdown point"; El-Mhamdi et al. 2020,
+    "Genuinely distributed Byzantine machine learning" (MDA). By looking at all sets.
+    """
+    sets = itertools.combinations(range(len(rows)), len(rows) - f)
+    return min(sets, key=lambda chosen: diameter(rows[list(chosen)]))
+
+
+def minimum_diameter_averaging(rows: Array, f: int) -> Array:
+    """Mean of the set of n-f rows that has the least diameter."""
+    return mean(rows[list(minimum_diameter_set(rows, f))])
+
+
+def top_eigenvalue(rows: Array) -> float:
+    """The largest eigenvalue of (1/n) Σ (x_i - x̄)(x_i - x̄)ᵀ."""
+    return float(np.linalg.norm(rows - mean(rows), ord=2) ** 2 / len(rows))
+
+
+def smallest_eigenvalue_set(rows: Array, f: int) -> tuple[int, ...]:
+    """The first set of n-f rows whose covariance has the least top eigenvalue, to 1 part in 10⁹.
+
+    Allouah et al. 2023, "On the privacy-robustness-utility trilemma in distributed learning",
+    section 5 (SMEA). By looking at all sets.
+    """
+    sets = list(itertools.combinations(range(len(rows)), len(rows) - f))
+    values = [top_eigenvalue(rows[list(chosen)]) for chosen in sets]
+    least = min(values)
+    near = least + 1e-9 * abs(least)
+    return next(chosen for chosen, value in zip(sets, values, strict=True) if value <= near)
+
+
+def smea(rows: Array, f: int) -> Array:
+    """Mean of the set of n-f rows whose covariance has the least top eigenvalue."""
+    return mean(rows[list(smallest_eigenvalue_set(rows, f))])
+
+
+def caf(rows: Array, f: int) -> Array:
+    """The weighted mean that the filter meets with the least top eigenvalue of the covariance.
+
+    c_i = 1; while Σ c_i > n-2f: μ and Σ the weighted mean and covariance, v the top eigenvector of
+    Σ, τ_i = (vᵀ(x_i - μ))², c_i ← c_i (1 - τ_i/max τ), the maximum over c_i > 0. Allouah,
+    Guerraoui, Stephan 2025, "Towards trustworthy federated learning with untrusted participants",
+    Algorithm 2. For f = 0 the mean.
+    """
+    n = len(rows)
+    c = np.ones(n)
+    best, least = mean(rows), math.inf
+    while c.sum() > n - 2 * f + 1e-12 * n:
+        mu = np.einsum("i,ij->j", c, rows) / c.sum()
+        covariance = np.einsum("i,ij,ik->jk", c, rows - mu, rows - mu) / c.sum()
+        values, vectors = np.linalg.eigh(covariance)
+        if values[-1] < least:
+            best, least = mu, float(values[-1])
+        tau = ((rows - mu) @ vectors[:, -1]) ** 2
+        largest = max(t for t, weight in zip(tau, c, strict=True) if weight > 0)
+        if largest == 0:
+            break
+        c = np.array([w * (1 - t / largest) if w > 0 else 0.0 for w, t in zip(c, tau, strict=True)])
+    return best
+
+
+def nearest_to_reference(rows: Array, f: int, reference: int) -> Array:
+    """Mean of row `reference` and its n-f-1 nearest other rows, ties to the lowest index.
+
+    Farhadkhani et al. 2023, "Robust collaborative learning with linear gradient overhead" (MoNNA).
+    """
+    return nearest_neighbor_mixing(rows, f)[reference]
+
+
+def comparative_gradient_elimination(rows: Array, f: int) -> Array:
+    """Mean of the n-f rows with the smallest norms, ties to the lowest index.
+
+    Gupta, Vaidya 2020, "Fault-tolerance in distributed optimization: the case of redundancy".
+    """
+    squares = [float(np.sum(row**2)) for row in rows]
+    order = sorted(range(len(rows)), key=lambda i: (squares[i], i))
+    return mean(rows[order[: len(rows) - f]])
+
+
+def smoothed_weiszfeld(rows: Array, nu: float, iterations: int, start: Array) -> Array:
+    """Repeat y ← Σ β_i x_i / Σ β_i with β_i = 1 / max(ν, ‖y - x_i‖).
+
+    Pillutla, Kakade, Harchaoui 2022, "Robust aggregation for federated learning", Algorithm 2.
+    """
+    y = start.copy()
+    for _ in range(iterations):
+        beta = [1 / max(nu, float(np.linalg.norm(y - row))) for row in rows]
+        y = sum((b * row for b, row in zip(beta, rows, strict=True)), np.zeros_like(y)) / sum(beta)
+    return y
 
 
 def geometric_median_objective(rows: Array, y: Array, weights: Array | None = None) -> float:
@@ -212,6 +371,17 @@ def bucketing(rows: Array, s: int, permutation: Sequence[int]) -> Array:
         )
     groups = [order[begin : begin + s] for begin in range(0, len(order), s)]
     return np.array([mean(rows[group]) for group in groups])
+
+
+def resample(rows: Array, s: int, permutation: Sequence[int]) -> Array:
+    """Means of n groups of s places, of n·s places of which s in a row are each row's; (n, d).
+
+    He, Karimireddy, Jaggi 2020, "Byzantine-robust learning on heterogeneous datasets via
+    resampling", Algorithm 1, with a permutation of all places that are to be drawn.
+    Raises ValueError if s < 1 or `permutation` does not hold each of 0…ns-1 once.
+    """
+    copies = np.repeat(rows, s, axis=0) if s >= 1 else rows[:0]
+    return bucketing(copies, s, permutation)
 
 
 def honest_ratio(output: Array, honest_rows: Array) -> float:

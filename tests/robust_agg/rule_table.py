@@ -15,11 +15,13 @@ class Row:
     """A rule for F Byzantine rows, the smallest n it accepts, and from which n it bears F.
 
     Whether it is robust, and whether its result is near the rows: of the same row n times that row.
+    Below ``distinct`` rows, all have ties that only their order breaks.
     """
 
     make: Callable[[], ra.Aggregator]
     smallest: int = 1
     bears: int = 2 * F + 1
+    distinct: int = 1
     robust: bool = True
     estimates: bool = True
 
@@ -33,7 +35,21 @@ RULES = [
     Row(lambda: ra.Krum(f=F), smallest=2 * F + 3),
     Row(lambda: ra.MultiKrum(f=F), smallest=2 * F + 3),
     Row(lambda: ra.MultiKrum(f=F, m=2), smallest=2 * F + 3),
+    Row(lambda: ra.MultiKrum(f=F, neighbours="n-f-1"), smallest=2 * F + 1),
+    Row(lambda: ra.Krum(f=F, neighbours="n-f-1", distances="plain"), smallest=2 * F + 1),
+    Row(ra.MedoidMedian, distinct=3),
+    Row(lambda: ra.MinimumDiameterAveraging(f=F), smallest=2 * F + 1),
+    Row(lambda: ra.SMEA(f=F), smallest=2 * F + 1),
+    Row(lambda: ra.CAF(f=F), smallest=2 * F + 1),
+    Row(lambda: ra.MoNNA(f=F), smallest=2 * F + 1, robust=False),
+    Row(lambda: ra.CGE(f=F), smallest=2 * F + 1),
+    Row(lambda: ra.SmoothedGeometricMedian(nu=0.1)),
+    Row(lambda: ra.SmoothedGeometricMedian(nu=0.1, start="zero")),
+    Row(lambda: ra.Bulyan(f=F), smallest=4 * F + 3),
     Row(ra.CenteredClipping),
+    Row(lambda: ra.CenteredClipping(start="mean")),
+    Row(lambda: ra.CenteredClipping(start="zero")),
+    Row(lambda: ra.CenteredClipping(start=0), robust=False),
     Row(lambda: ra.CenteredClipping(radius=0.5, iterations=2)),
     Row(ra.CoordinateWiseMedian),
     Row(lambda: ra.TrimmedMean(f=F), smallest=2 * F + 1),
@@ -64,12 +80,20 @@ RULES = [
     Row(lambda: ra.chain(ra.NearestNeighborMixing(f=F), ra.GeometricMedian()), smallest=2 * F + 1),
     Row(lambda: ra.chain(ra.NearestNeighborMixing(f=F), ra.Krum(f=F)), smallest=2 * F + 3),
     Row(lambda: ra.chain(ra.NearestNeighborMixing(f=F), ra.CenteredClipping()), smallest=2 * F + 1),
+    Row(
+        lambda: ra.chain(ra.NearestNeighborMixing(f=F), ra.MinimumDiameterAveraging(f=F)),
+        smallest=2 * F + 1,
+    ),
+    Row(lambda: ra.chain(ra.NearestNeighborMixing(f=F), ra.CGE(f=F)), smallest=2 * F + 1),
+    Row(lambda: ra.chain(ra.KrumSelection(f=F), ra.TrimmedMean(f=F)), smallest=4 * F + 1),
     Row(lambda: ra.chain(ra.Clip(threshold=1.0), ra.CoordinateWiseMedian())),
     Row(lambda: ra.chain(ra.Clip(threshold=1.0), ra.GeometricMedian())),
     Row(lambda: ra.chain(ra.AdaptiveClip(f=F), ra.GeometricMedian()), smallest=2 * F + 1),
     Row(lambda: ra.chain(ra.AdaptiveClip(f=F), ra.TrimmedMean(f=F)), smallest=2 * F + 1),
     Row(lambda: ra.chain(ra.Bucketing(s=2), ra.GeometricMedian()), bears=4 * F + 1),
     Row(lambda: ra.chain(ra.Bucketing(s=2), ra.TrimmedMean(f=F)), smallest=4 * F + 1),
+    Row(lambda: ra.chain(ra.Bucketing(s=2), ra.SMEA(f=F)), smallest=4 * F + 1),
+    Row(lambda: ra.chain(ra.Resample(s=2), ra.GeometricMedian()), bears=4 * F + 1),
     Row(
         lambda: ra.chain(
             ra.Clip(threshold=1.0), ra.NearestNeighborMixing(f=F), ra.TrimmedMean(f=F)

@@ -60,6 +60,23 @@ def test_a_far_row_that_is_not_rejected_is_no_neighbour_either(rule: str) -> Non
     torch.testing.assert_close(found, centre, rtol=0.0, atol=1e-5)
 
 
+@pytest.mark.parametrize("mixing", [ra.Bucketing(s=2), ra.Resample(s=2)], ids=lambda m: m.name)
+@pytest.mark.parametrize("rule", [ra.GeometricMedian(), ra.MedoidMedian()], ids=lambda r: r.name)
+@pytest.mark.parametrize(("far", "dtype"), [(3e38, torch.float64), (1e17, torch.float32)])
+def test_far_rows_that_cancel_are_not_seen_where_their_rounding_is(
+    mixing: ra.Mixing, rule: ra.Aggregator, far: float, dtype: torch.dtype
+) -> None:
+    """Where two opposite ones make one point, that is 0 with an error of 1e22 or 1e9."""
+    for seed in range(60):
+        g = torch.Generator().manual_seed(seed)
+        rows = torch.randn(9, 6, generator=g, dtype=torch.float64)
+        rows = (rows + torch.randn(6, generator=g, dtype=torch.float64)).to(dtype)
+        first, second, *others = torch.randperm(9, generator=g).tolist()
+        rows[first], rows[second] = far, -far
+        found = ra.chain(mixing, rule)(rows, generator=torch.Generator().manual_seed(5))
+        assert float((found - rows[others].mean(dim=0)).norm()) < 5
+
+
 @every_rule
 def test_a_setting_that_rounds_products_does_not_reach_the_mixed_rows(rule: str) -> None:
     rows = 100 + draw(9, 700)

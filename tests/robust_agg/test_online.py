@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -443,6 +444,26 @@ def test_bad_parameters_are_named(make: Callable[[], object], message: str) -> N
     with pytest.raises(ValueError, match=message) as caught:
         make()
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("given", [None, {}, [1.0], torch.zeros(3), {"estimate": torch.zeros(3)}])
+def test_what_is_no_state_is_named(given: Any) -> None:
+    with pytest.raises(ValueError, match="VClip: state must be ") as caught:
+        ra.VClip(tau=0.1).step(torch.zeros(2, 3), given)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_state_without_what_an_adaptive_tau_remembers_is_named() -> None:
+    state = ra.VClip(tau=0.1).init(torch.zeros(3))
+    expected = r"with distances, estimate, steps, found \['estimate', 'steps'\]"
+    with pytest.raises(ValueError, match=expected):
+        ra.VClip().step(torch.zeros(2, 3), state)
+
+
+@pytest.mark.parametrize("like", [None, 3, [0.0], torch.zeros(2, 3)])
+def test_what_cannot_be_like_rows_is_named(like: Any) -> None:
+    with pytest.raises(ValueError, match=r"VClip: like must be a"):
+        ra.VClip().init(like)
 
 
 def test_bad_rows_are_named() -> None:

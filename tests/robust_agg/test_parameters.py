@@ -22,6 +22,9 @@ NEEDED: dict[Class, dict[str, Any]] = {
     ra.AdaptiveClip: {"f": 1},
     ra.BetaTrimmedMean: {"beta": 0.2},
     ra.Bucketing: {"s": 2},
+    ra.Bulyan: {"f": 1},
+    ra.CAF: {"f": 1},
+    ra.CGE: {"f": 1},
     ra.BlockL2: {"sizes": (1, 2)},
     ra.Chain: {"mixings": [ra.Bucketing(s=2)], "rule": ra.Mean()},
     ra.Clip: {"threshold": 1.0},
@@ -29,11 +32,16 @@ NEEDED: dict[Class, dict[str, Any]] = {
     ra.FLTrust: {"reference": torch.ones(2)},
     ra.Huber: {"delta": 1.0},
     ra.Krum: {"f": 1},
+    ra.KrumSelection: {"f": 1},
     ra.MeanAroundMedian: {"f": 1},
+    ra.MinimumDiameterAveraging: {"f": 1},
+    ra.MoNNA: {"f": 1},
     ra.Momentum: {"tau": 0.5},
     ra.MultiKrum: {"f": 1},
     ra.NearestNeighborMixing: {"f": 1},
     ra.Phocas: {"f": 1},
+    ra.Resample: {"s": 2},
+    ra.SMEA: {"f": 1},
     ra.TrimmedMean: {"f": 1},
 }
 # Data that the library makes for its users: nobody else gives these their values.
@@ -66,7 +74,6 @@ MAY_BE = {
     (ra.Adaptive, "rho", "None"),
     (ra.Momentum, "beta", "None"),
     (ra.CenteredClipping, "radius", "None"),
-    (ra.CenteredClipping, "start", "None"),
     (ra.CenteredClipping, "start", "a tensor"),
     (ra.FLTrust, "reference", "a tensor"),
     (ra.SignGuard, "bandwidth", "None"),
@@ -78,6 +85,17 @@ MAY_BE = {
         for c, name in [
             (ra.GeometricMedian, "max_iterations"),
             (ra.CenteredClipping, "iterations"),
+            (ra.CenteredClipping, "start"),
+            (ra.SmoothedGeometricMedian, "iterations"),
+            (ra.MoNNA, "reference"),
+            (ra.Resample, "s"),
+            (ra.Bulyan, "f"),
+            (ra.CAF, "f"),
+            (ra.CGE, "f"),
+            (ra.KrumSelection, "f"),
+            (ra.MinimumDiameterAveraging, "f"),
+            (ra.MoNNA, "f"),
+            (ra.SMEA, "f"),
             (ra.OnlineMedian, "iterations"),
             (ra.VClip, "iterations"),
             (ra.CClip, "iterations"),
@@ -181,6 +199,27 @@ def test_a_wrong_parameter_is_named_in_one_line(c: Class, name: str, what: str) 
         (
             lambda: ra.CenteredClipping(start=torch.tensor([1.0, math.nan])),
             r"^CenteredClipping: start must be a finite \(d,\) tensor, found shape \(2,\)$",
+        ),
+        (
+            lambda: ra.CenteredClipping(start="average"),
+            r"^CenteredClipping: start must be 'median', 'mean', 'zero', the position of a row or "
+            r"a \(d,\) tensor, found 'average'$",
+        ),
+        (
+            lambda: ra.Krum(f=1, neighbours="n-f"),
+            "^Krum: neighbours must be 'n-f-2' or 'n-f-1', found 'n-f'$",
+        ),
+        (
+            lambda: ra.MultiKrum(f=1, distances="l1"),
+            "^MultiKrum: distances must be 'squared' or 'plain', found 'l1'$",
+        ),
+        (
+            lambda: ra.KrumSelection(f=1, rounds=2),
+            "^KrumSelection: rounds must be 'one by one' or 'at once', found 2$",
+        ),
+        (
+            lambda: ra.SmoothedGeometricMedian(start="median"),
+            "^SmoothedGeometricMedian: start must be 'mean' or 'zero', found 'median'$",
         ),
     ],
 )

@@ -44,6 +44,11 @@ def bucketed(rows: Array) -> Array:
     return oracle.bucketing(rows, 2, order)
 
 
+def resampled(rows: Array) -> Array:
+    places = torch.randperm(2 * len(rows), generator=torch.Generator().manual_seed(5)).tolist()
+    return oracle.resample(rows, 2, places)
+
+
 PAIRS: list[tuple[ra.Aggregator, Callable[[Array], Array]]] = [
     (ra.Mean(), oracle.mean),
     (ra.CoordinateWiseMedian(), oracle.coordinate_median),
@@ -56,7 +61,40 @@ PAIRS: list[tuple[ra.Aggregator, Callable[[Array], Array]]] = [
     (ra.Krum(f=F), lambda x: oracle.krum(x, F)),
     (ra.MultiKrum(f=F), lambda x: oracle.multi_krum(x, F, len(x) - F)),
     (ra.MultiKrum(f=F, m=3), lambda x: oracle.multi_krum(x, F, 3)),
+    (
+        ra.MultiKrum(f=F, neighbours="n-f-1"),
+        lambda x: oracle.multi_krum(x, F, len(x) - F, neighbours=len(x) - F - 1),
+    ),
+    (ra.MoNNA(f=F), lambda x: oracle.nearest_to_reference(x, F, 0)),
+    (ra.MoNNA(f=F, reference=4), lambda x: oracle.nearest_to_reference(x, F, 4)),
+    (ra.CGE(f=F), lambda x: oracle.comparative_gradient_elimination(x, F)),
+    (ra.SMEA(f=F), lambda x: oracle.smea(x, F)),
+    (ra.Bulyan(f=1), lambda x: oracle.bulyan(x, 1)),
+    (
+        ra.Bulyan(f=1, rounds="at once"),
+        lambda x: oracle.near_median(x[oracle.krum_order(x, 1)[: len(x) - 2]], 2),
+    ),
+    (
+        ra.SmoothedGeometricMedian(),
+        lambda x: oracle.smoothed_weiszfeld(x, 1e-6, 3, oracle.mean(x)),
+    ),
+    (
+        ra.SmoothedGeometricMedian(nu=1.0, iterations=5, start="zero"),
+        lambda x: oracle.smoothed_weiszfeld(x, 1.0, 5, np.zeros(x.shape[1])),
+    ),
     (ra.CenteredClipping(), lambda x: oracle.centered_clipping(x, iterations=3)),
+    (
+        ra.CenteredClipping(start="mean"),
+        lambda x: oracle.centered_clipping(x, iterations=3, start=oracle.mean(x)),
+    ),
+    (
+        ra.CenteredClipping(start="zero", radius=3.0, iterations=2),
+        lambda x: oracle.centered_clipping(x, 3.0, iterations=2, start=np.zeros(x.shape[1])),
+    ),
+    (
+        ra.CenteredClipping(start=2),
+        lambda x: oracle.centered_clipping(x, iterations=3, start=x[2]),
+    ),
     (
         ra.CenteredClipping(radius=0.7, iterations=5),
         lambda x: oracle.centered_clipping(x, 0.7, iterations=5),
@@ -83,6 +121,18 @@ PAIRS: list[tuple[ra.Aggregator, Callable[[Array], Array]]] = [
     (
         ra.chain(ra.NearestNeighborMixing(f=F), ra.CenteredClipping(iterations=1)),
         lambda x: oracle.centered_clipping(oracle.nearest_neighbor_mixing(x, F), iterations=1),
+    ),
+    (
+        ra.chain(ra.NearestNeighborMixing(f=F), ra.CGE(f=F)),
+        lambda x: oracle.comparative_gradient_elimination(oracle.nearest_neighbor_mixing(x, F), F),
+    ),
+    (
+        ra.chain(ra.KrumSelection(f=F), ra.Mean()),
+        lambda x: oracle.mean(x[oracle.krum_selection(x, F)]),
+    ),
+    (
+        ra.chain(ra.Resample(s=2), ra.CoordinateWiseMedian()),
+        lambda x: oracle.coordinate_median(resampled(x)),
     ),
     (ra.chain(ra.Bucketing(s=2), ra.Mean()), lambda x: oracle.mean(bucketed(x))),
     (

@@ -116,7 +116,8 @@ def test_a_study_leaves_numbers_figures_and_a_page(tmp_path: Path) -> None:
         "| 2 | 4 |",
     ]
     assert {"- 3 numbers", "- here", "- `do it`"} <= set(lines)
-    assert told[:3] == [("of 0", 0, 3, 0.5), ("of 0", 0, 3, 1.0), ("of 1", 1, 3, 0.5)]
+    assert told[:3] == [("of 0", 0, 4, 0.5), ("of 0", 0, 4, 1.0), ("of 1", 1, 4, 0.5)]
+    assert told[-1] == ("figures and page", 3, 4, 1.0)
 
 
 def test_what_is_done_is_not_done_again(tmp_path: Path) -> None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import struct
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,10 @@ from torch import Tensor
 
 from robust_agg.messages import Update, encode, pack
 from workers import Host, HostSpec
+from workers.pool import HostPool
+
+PASSED = 0.1
+"""Seconds that are over by the time that a host has answered, or soon after."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -43,17 +48,27 @@ class FaultyHost(Host):
         self.plan = spec
 
     def compute(
-        self, round: int, parameters: Tensor, active: Collection[int] | None = None
+        self,
+        round: int,
+        parameters: Tensor,
+        active: Collection[int] | None = None,
+        accepted: Mapping[int, int] | None = None,
     ) -> list[Update]:
         fault = self.plan.faults.get(round, "")
         self._fail(fault)
-        return self._tamper(fault, super().compute(round, parameters, active))
+        return self._tamper(fault, super().compute(round, parameters, active, accepted))
 
-    def reply(self, round: int, parameters: Tensor, active: Collection[int] | None = None) -> bytes:
+    def reply(
+        self,
+        round: int,
+        parameters: Tensor,
+        active: Collection[int] | None = None,
+        accepted: Mapping[int, int] | None = None,
+    ) -> bytes:
         fault = self.plan.faults.get(round, "")
         if not fault.startswith("bytes: "):
-            return super().reply(round, parameters, active)
-        return self._tamper_bytes(fault, super().compute(round, parameters, active))
+            return super().reply(round, parameters, active, accepted)
+        return self._tamper_bytes(fault, super().compute(round, parameters, active, accepted))
 
     def _fail(self, fault: str) -> None:
         match fault:
@@ -119,3 +134,27 @@ class FaultyHost(Host):
             case "no bytes":
                 return [honest]  # type: ignore[return-value]  # a host that breaks its contract
         return pack(messages.values())
+
+
+@contextmanager
+def impatient(transport: HostPool, *, answers: int) -> Iterator[None]:
+    """The deadline of a collection passes as soon as so many hosts have answered.
+
+    No clock decides then who is late, and nobody waits for one that hangs.
+    """
+    wait, deadline, arrived = transport._next, transport.deadline, 0
+
+    def next_answer(timeout: float | None) -> Any:
+        nonlocal arrived
+        answer = wait(timeout)
+        arrived += answer is not None
+        if arrived == answers:
+            transport.deadline = PASSED
+        return answer
+
+    transport._next = next_answer  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        del transport._next
+        transport.deadline = deadline

@@ -171,9 +171,13 @@ class KeepParameters(FaultyHost):
     """Answers with the parameters as it finds them when it is done."""
 
     def compute(
-        self, round: int, parameters: Tensor, active: Collection[int] | None = None
+        self,
+        round: int,
+        parameters: Tensor,
+        active: Collection[int] | None = None,
+        accepted: Mapping[int, int] | None = None,
     ) -> list[Update]:
-        super().compute(round, parameters, active)
+        super().compute(round, parameters, active, accepted)
         return [Update(i, round, parameters.clone()) for i in active or self.ids]
 
 
@@ -287,12 +291,15 @@ def test_threads_import_nothing_and_do_not_outlive_the_process(close: str) -> No
     """Half imported modules would fail in some threads, unwinding ones abort the interpreter."""
     program = _FIRST_AND_LAST.format(close=close)
     path = os.pathsep.join([str(Path(__file__).parent), *sys.path])
-    for _ in range(3):
-        done = subprocess.run(
+    begun = [
+        subprocess.Popen(
             [sys.executable, "-c", program],
-            capture_output=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
             text=True,
             env={**os.environ, "PYTHONPATH": path},
-            check=False,
         )
-        assert (done.returncode, done.stdout, done.stderr) == (0, "[]\n", "")
+        for _ in range(3)
+    ]
+    ended = [(*process.communicate(timeout=100), process.returncode) for process in begun]
+    assert ended == [("[]\n", "", 0)] * 3

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Collection, Iterator
+import time
+from collections.abc import Callable, Collection, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
@@ -14,12 +15,12 @@ import pytest
 import torch
 from host_faults import FaultySpec
 from host_samples import CountThreads, mlp, parameters, spec
-from torch.distributed import HashStore, ProcessGroup
+from torch.distributed import HashStore, ProcessGroup, Store
 
 from robust_agg.messages import Update
 from workers import Host, HostError, HostSpec, InlineHosts, RankHosts, serve
-from workers.rank_meeting import meet
-from workers.rank_wire import Answer, Call, Line, in_bytes, numbers, reason, whole
+from workers.rank_meeting import corner, meet, meet_as_told, open_store
+from workers.rank_wire import Answer, Call, Line, in_a_line, in_bytes, numbers, reason, whole
 
 WEIGHTS = parameters(mlp)
 
@@ -149,13 +150,14 @@ class TestHosts:
         with serving(specs[0], specs[0]) as (group, _), pytest.raises(HostError, match=found):
             RankHosts(specs, group)
 
-    def test_a_rank_that_serves_nothing_is_named(self) -> None:
+    def test_a_rank_that_serves_nothing_is_named(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("workers.rank_hosts._PATIENCE", 0.5)  # with one that never hears it
         specs = spec().split(2)
         driver, first, _ = groups(3)
         with ThreadPoolExecutor(1) as pool:
             host = pool.submit(serve, specs[0], first)
-            with pytest.raises(HostError, match=r"host 1 on rank 2 did not start within 3 s"):
-                RankHosts(specs, driver, start_timeout=3.0)
+            with pytest.raises(HostError, match=r"host 1 on rank 2 did not start within 1 s"):
+                RankHosts(specs, driver, start_timeout=1.0)
             host.result(60)
 
     def test_a_late_answer_is_for_its_own_round(self) -> None:
@@ -164,11 +166,15 @@ class TestHosts:
 
         class Slow(Host):
             def compute(
-                self, round: int, parameters: torch.Tensor, active: Collection[int] | None = None
+                self,
+                round: int,
+                parameters: torch.Tensor,
+                active: Collection[int] | None = None,
+                accepted: Mapping[int, int] | None = None,
             ) -> list[Update]:
                 if round == 0:
                     released.wait(60)
-                return super().compute(round, parameters, active)
+                return super().compute(round, parameters, active, accepted)
 
         class SlowSpec(FaultySpec):
             def build(self) -> Host:
@@ -209,3 +215,94 @@ def test_ranks_that_do_not_come_are_named() -> None:
             driver.result(60)
         with pytest.raises(HostError, match="rank 2 is here, but not all others within"):
             host.result(60)
+
+
+class TestCorners:
+    """Ranks that are started again, with the store that they had."""
+
+    def test_each_start_has_its_own(self) -> None:
+        store = HashStore()
+        join = partial(corner, store, size=3, timeout=60.0)
+        before: list[Store] = []
+        for _ in range(3):
+            with ThreadPoolExecutor(3) as pool:
+                # What the ranks before have left must not do for those that come early.
+                others = [pool.submit(join, rank) for rank in (1, 2)]
+                time.sleep(0.2)
+                assert not any(other.done() for other in others)
+                met = [join(0), *(other.result(60) for other in others)]
+            met[0].set("address", "mine")
+            assert all(each.check(["address"]) for each in met)
+            met[1].set("another", "theirs")
+            assert met[0].check(["another"])
+            for each in before:
+                each.set("address of the dead", "")
+            assert not met[2].check(["address of the dead"])
+            before.append(met[0])
+
+    def test_a_rank_that_follows_the_dead_is_called_again(self) -> None:
+        store = HashStore()
+        join = partial(corner, store, size=2)
+        with pytest.raises(HostError, match=r"rank 1 \(host 0\) did not come within 0\.1 s"):
+            join(0, timeout=0.1)
+        with ThreadPoolExecutor(1) as pool:
+            other = pool.submit(join, 1, timeout=60.0)
+            time.sleep(0.2)
+            met = join(0, timeout=60.0)
+            met.set("address", "")
+            assert other.result(60).check(["address"])
+
+
+class TestAddresses:
+    @pytest.fixture(autouse=True)
+    def told(self, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+        """This process is rank 1 of two, each on a machine of its own."""
+        store = open_store("127.0.0.1", 60.0)
+        told = {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "1"}
+        told |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(store.port)}
+        for name, value in told.items():
+            monkeypatch.setenv(name, value)
+        monkeypatch.delenv("GLOO_SOCKET_IFNAME", raising=False)
+        yield
+        del store
+
+    def test_other_machines_do_not_reach_a_loopback(self) -> None:
+        found = r"rank 1 must have an address that other machines reach, found 127\.0\.0\.1; GLOO_"
+        with pytest.raises(HostError, match=found):
+            meet_as_told(timeout=60.0)
+
+    def test_an_interface_may_be_named(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("GLOO_SOCKET_IFNAME", "lo")
+        with pytest.raises(HostError, match=r"rank 1 is here, but not all others within 0\.5 s"):
+            meet_as_told(timeout=0.5)
+        monkeypatch.setenv("GLOO_SOCKET_IFNAME", "none0")
+        found = "rank 1 has no address by GLOO_SOCKET_IFNAME=none0: .*No such device"
+        with pytest.raises(HostError, match=found):
+            meet_as_told(timeout=60.0)
+
+    def test_an_address_of_another_machine_is_none(self) -> None:
+        with pytest.raises(HostError, match=r"a store cannot be opened at 192\.0\.2\.1: .*assign"):
+            open_store("192.0.2.1", 1.0)
+
+    def test_a_store_that_is_not_there(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("MASTER_PORT", "1")
+        with pytest.raises(HostError, match=r"^rank 1 cannot reach 127\.0\.0\.1:1: ") as raised:
+            meet_as_told(timeout=1.0)
+        assert "\n" not in str(raised.value)
+
+
+def test_what_gloo_says_fits_a_line() -> None:
+    file = "/pytorch/third_party/gloo/gloo/transport/tcp/pair.cc:547"
+    for said, found in (
+        (
+            f"[{file}] Connection closed by peer [127.0.0.1]:1",
+            "Connection closed by peer [127.0.0.1]:1",
+        ),
+        (
+            f"[enforce fail at {file}] rp != nullptr. Unable to resolve",
+            "rp != nullptr. Unable to resolve",
+        ),
+        ("Timed out. This is typically\nmuch advice\nand a trace", "Timed out"),
+        ("", "RuntimeError"),
+    ):
+        assert in_a_line(RuntimeError(said)) == found

@@ -10,8 +10,18 @@ import pytest
 import torch
 from torch import nn
 
-from robust_agg import ConstraintError, Ledger, Record, Rejection, Server, Update, VClip
+from robust_agg import (
+    ConstraintError,
+    GeometricMedian,
+    Ledger,
+    Record,
+    Rejection,
+    Server,
+    Update,
+    VClip,
+)
 from robust_agg.seeding import generator
+from robust_agg.span import measure
 from workers.ray_server import RayServer
 from workers.transport import HostError
 
@@ -65,6 +75,7 @@ def test_it_is_a_server(remote: tuple[RayServer, Ledger], tmp_path: Path) -> Non
         assert torch.equal(there.parameters(), here.parameters())
         rows = torch.stack([update.row for update in updates(number)])
         assert torch.equal(there.aggregate(rows), here.aggregate(rows))
+        assert there.weights_from(measure(rows)[0]) is None
         missing = (Rejection(WORKERS - 1, "late"),)
         a, b = (
             server.step(updates(number), senders=range(WORKERS), refused=missing)
@@ -125,6 +136,7 @@ def test_what_goes_wrong_is_said(ray_cluster: None, tmp_path: Path) -> None:
     def strict() -> Server:
         server = build()
         server.on_failure = "raise"
+        server.rule = GeometricMedian()
         return server
 
     build, ledger = factory(), Ledger(tmp_path / "ledger.jsonl")
@@ -135,6 +147,11 @@ def test_what_goes_wrong_is_said(ray_cluster: None, tmp_path: Path) -> None:
         assert server.round == 1
         server.step(updates(1))
         assert [line["skipped"] is None for line in ledger] == [False, True]
+        # A geometry and its weights travel too.
+        geometry, _ = measure(torch.stack([update.row for update in updates(2)]))
+        weights = server.weights_from(geometry)
+        assert weights is not None
+        assert torch.equal(weights, strict().weights_from(geometry))
         server._ray.kill(server._actor)
         with pytest.raises(HostError, match=r"^RayServer: the server is lost: "):
             ask_again_and_again(server)

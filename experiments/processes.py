@@ -16,6 +16,8 @@ from typing import Any, NamedTuple
 import torch
 import torch.distributed as dist
 
+from workers.local_ranks import end_with_parent
+
 # Forked off a process that has imported torch, which takes seconds a rank.
 _context = multiprocessing.get_context("forkserver")
 _context.set_forkserver_preload(["experiments.cluster.ddp"])
@@ -30,8 +32,8 @@ def on_ranks(
     function: Callable[..., Any],
     *arguments: Any,
     look: Callable[[], None] | None = None,
-) -> Any:
-    """What ``function(*arguments)`` returns on rank 0 of so many, over gloo, a thread each.
+) -> list[Any]:
+    """What ``function(*arguments)`` returns on each of so many ranks, over gloo, a thread each.
 
     Args:
         count: how many ranks.
@@ -40,7 +42,8 @@ def on_ranks(
         look: called now and then while they work.
 
     Raises:
-        LocalError: the function has raised on a rank, or its process died; none is left then.
+        LocalError: the function has raised on a rank, what it returns cannot be pickled, or its
+            process died; none is left then.
     """
     pipes: list[Any] = []
     processes = []
@@ -63,7 +66,7 @@ def on_ranks(
                     answers[rank] = _answer(rank, pipes[rank])
                 if look is not None:
                     look()
-            return answers[0]
+            return [answers[rank] for rank in range(count)]
         finally:
             for process in processes:
                 process.kill()
@@ -119,6 +122,7 @@ def _rank(
     pipe: Connection, world: _World, function: Callable[..., Any], arguments: tuple[Any, ...]
 ) -> None:
     """The process of a rank."""
+    end_with_parent()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's, who ends its ranks
     os.environ.update(world.environment)
     sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - the parent has the terminal
@@ -127,8 +131,7 @@ def _rank(
         dist.init_process_group(
             "gloo", init_method=world.meeting, rank=world.rank, world_size=world.ranks
         )
-        answer = function(*arguments)
+        pipe.send(function(*arguments))
     except Exception as error:
-        answer = _Failed(error)
-    pipe.send(answer)
+        pipe.send(_Failed(error))
     pipe.recv()  # until the parent has all answers, and ends this process
