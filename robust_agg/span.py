@@ -138,7 +138,7 @@ class Geometry:
         rejected.
         """
         together = mixing * self.accepted if self.mixing is None else mixing @ self.mixing
-        accepted = accepted & ~self._lost(together, accepted)
+        accepted = accepted & ~self._lost(together)
         return Geometry(
             mixing=together * accepted[:, None],
             accepted=accepted,
@@ -148,15 +148,18 @@ class Geometry:
             precision=self.precision,
         )
 
-    def _lost(self, together: Tensor, accepted: Tensor) -> Tensor:
-        """``(m',)`` bool: points whose error is more than their spread, and than that of most."""
+    def _lost(self, together: Tensor) -> Tensor:
+        """``(m',)`` bool: points whose error is more than their spread, and than that of a row.
+
+        Of the rows that are not where the centre is: points may well be there, with no spread.
+        """
         spread = ((together @ self.deviations) * together).sum(dim=1).clamp(min=0)
-        lengths = self.deviations.diagonal().clamp(min=0).sqrt()
+        squares = self.deviations.diagonal().clamp(min=0)
+        lengths = squares.sqrt()
         error = self.precision * (together.abs() @ lengths).square()
         if not bool((error > spread).any()):
-            return torch.zeros_like(accepted)
-        typical = spread[accepted].median() if bool(accepted.any()) else spread.new_zeros(())
-        return (error > spread) & (error > typical)
+            return torch.zeros_like(error, dtype=torch.bool)
+        return (error > spread) & (error > squares[squares > 0].median())
 
     def about_origin(self, rows: Tensor, accepted: Tensor, *, shards: Shards = WHOLE) -> Geometry:
         """The same points measured anew, about the origin and in float64.

@@ -77,6 +77,21 @@ def test_far_rows_that_cancel_are_not_seen_where_their_rounding_is(
         assert float((found - rows[others].mean(dim=0)).norm()) < 5
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
+@pytest.mark.parametrize("column", [[2, 0, 0, -2, 2], [0, 0, 0, -2, 2, 100], [0, 0, 0, 0, 0]])
+def test_rows_whose_mixtures_are_where_the_centre_is_are_no_far_rows(
+    column: list[int], dtype: torch.dtype
+) -> None:
+    """Their mixtures have no spread, and no error to speak of."""
+    rows = torch.tensor(column).to(dtype)[:, None]
+    for rule in (ra.Krum(f=1), ra.GeometricMedian(), ra.TrimmedMean(f=1)):
+        for moved in (rows, rows + 1, rows * 1e10):
+            why = ra.chain(ra.NearestNeighborMixing(f=1), rule).explain(moved)
+            assert why.rejected == ()
+            assert float(why.output.min()) >= float(moved.min())
+            assert float(why.output.max()) <= float(moved.sort(dim=0).values[-2])
+
+
 @every_rule
 def test_a_setting_that_rounds_products_does_not_reach_the_mixed_rows(rule: str) -> None:
     rows = 100 + draw(9, 700)
