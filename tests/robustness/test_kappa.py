@@ -27,7 +27,9 @@ def test_the_study(tmp_path: Path) -> None:
         rows = list(csv.DictReader(file))
     assert {row["mixing"] for row in rows} >= {ALONE, "NearestNeighborMixing"}
     for row in rows:
-        assert float(row["least"]) * (1 - 1e-6) <= float(row["found"]) <= float(row["constant"])
+        # Some constants are sharp: rounding is no violation.
+        least, most = float(row["least"]) * (1 - 1e-6), float(row["constant"]) * (1 + 1e-6)
+        assert least <= float(row["found"]) <= most
     page = (tmp_path / "README.md").read_text()
     assert "| No rule errs by more than its constant allows |" in page
     assert "not decided here" in page
