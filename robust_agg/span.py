@@ -138,7 +138,7 @@ class Geometry:
         rejected.
         """
         together = mixing * self.accepted if self.mixing is None else mixing @ self.mixing
-        accepted = accepted & ~self._lost(together, accepted)
+        accepted = accepted & ~self._lost(together)
         return Geometry(
             mixing=together * accepted[:, None],
             accepted=accepted,
@@ -148,15 +148,16 @@ class Geometry:
             precision=self.precision,
         )
 
-    def _lost(self, together: Tensor, accepted: Tensor) -> Tensor:
-        """``(m',)`` bool: points whose error is more than their spread, and than that of most."""
-        spread = ((together @ self.deviations) * together).sum(dim=1).clamp(min=0)
+    def _lost(self, together: Tensor) -> Tensor:
+        """``(m',)`` bool: points whose error is more than their spread, and than that of most rows.
+
+        Where most rows are one point there is no such spread, and no point is lost.
+        """
         lengths = self.deviations.diagonal().clamp(min=0).sqrt()
+        typical = lengths.median().square()
+        spread = ((together @ self.deviations) * together).sum(dim=1)
         error = self.precision * (together.abs() @ lengths).square()
-        if not bool((error > spread).any()):
-            return torch.zeros_like(accepted)
-        typical = spread[accepted].median() if bool(accepted.any()) else spread.new_zeros(())
-        return (error > spread) & (error > typical)
+        return (error > spread) & (error > typical) & (typical > 0)
 
     def about_origin(self, rows: Tensor, accepted: Tensor, *, shards: Shards = WHOLE) -> Geometry:
         """The same points measured anew, about the origin and in float64.
