@@ -90,10 +90,10 @@ class Geometry:
         reach = self._mass.abs() * self.centre_norm.sqrt() + self.coefficients.abs() @ lengths
         return self.precision * reach.square()
 
-    def loses_norms(self, least: float = 0.0) -> bool:
-        """Whether an accepted point's norm may be off by more than 1e-5 of it, or of ``least``."""
+    def loses_norms(self, accuracy: float, *, least: float = 0.0) -> bool:
+        """Whether an accepted point's norm may be off by that much of it, or of ``least``."""
         relevant = self.squared_norms.sqrt().clamp(min=least).square()
-        doubtful = self.rounding > 2 * _ACCURACY * relevant
+        doubtful = self.rounding > 2 * accuracy * relevant  # the squares' error is twice that
         return bool((doubtful & self.accepted).any())
 
     @cached_property
@@ -293,5 +293,3 @@ def _exact_gram(rows: Tensor, extra: Tensor | None) -> Tensor:
 
 _EXACT_NUMBERS = 1 << 20
 _UNDERFLOW = float(torch.finfo(torch.float32).tiny / torch.finfo(torch.float32).eps)
-_ACCURACY = 1e-5
-# Relative error of a norm, twice which is that of its square, up to which rules go by it.

@@ -10,6 +10,9 @@ from torch import Tensor
 from robust_agg.mixings.mixing import Mixed, Mixing
 from robust_agg.span import Geometry
 
+_ACCURACY = 1e-5
+"""Relative error of a norm up to which it is clipped by."""
+
 
 class Clipping(Mixing):
     """``x_i · min(1, C/‖x_i‖₂)`` with a length C of the rows' own, or a given one."""
@@ -22,7 +25,7 @@ class Clipping(Mixing):
 
     def loses_digits(self, geometry: Geometry) -> bool:
         # Of shorter points only what is left of others beside them matters, which is C long.
-        return geometry.loses_norms(float(self.limit(geometry)))
+        return geometry.loses_norms(_ACCURACY, least=float(self.limit(geometry)))
 
     def mix(self, geometry: Geometry, generator: torch.Generator | None) -> Mixed:
         norms, limit = geometry.squared_norms.sqrt(), self.limit(geometry)

@@ -87,7 +87,7 @@ class SmoothedGeometricMedian(Weighted):
         return (n - 1) // 2
 
     def loses_digits(self, geometry: Geometry) -> bool:
-        return self.start == "zero" and geometry.loses_norms(float(self.nu))
+        return self.start == "zero" and geometry.loses_norms(1e-3, least=float(self.nu))
 
     def weigh(self, geometry: Geometry, generator: torch.Generator | None) -> Weighing:
         chosen, gram = geometry.accepted_gram()

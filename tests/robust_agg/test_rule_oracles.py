@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -293,16 +294,22 @@ def test_many_rows_in_two_places_need_no_gram(monkeypatch: pytest.MonkeyPatch) -
     assert measured.count(1) == measured.count(len(rows))
 
 
-@pytest.mark.parametrize("radius", [None, 3.0])
+@pytest.mark.parametrize(
+    ("radius", "start"), [(None, "median"), (3.0, "median"), (None, "zero"), (3.0, "zero")]
+)
 @pytest.mark.parametrize("iterations", [1, 3])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 def test_many_rows_are_clipped_over_the_rows_with_the_same_result(
-    dtype: torch.dtype, iterations: int, radius: float | None, monkeypatch: pytest.MonkeyPatch
+    dtype: torch.dtype,
+    iterations: int,
+    radius: float | None,
+    start: Literal["median", "zero"],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     rows = torch.from_numpy(draw(2, 201, 30, kind="normal")).to(dtype)
     rows[:40] += 1e3
     rows[40:50], rows[50], rows[51] = torch.nan, torch.inf, torch.finfo(dtype).max
-    rule = ra.CenteredClipping(radius=radius, iterations=iterations)
+    rule = ra.CenteredClipping(radius=radius, iterations=iterations, start=start)
     measured: list[int] = []
     monkeypatch.setattr(centered_clipping, "measure", lambda *given: measured.append(1))
     over_rows = rule.explain(rows)
