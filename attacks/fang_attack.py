@@ -131,5 +131,5 @@ def _chosen(distances: Tensor, to_honest: Tensor, k: int) -> bool:
     everyone[:h, :h] = distances
     everyone[h:, :h] = to_honest
     everyone[:h, h:] = to_honest[:, None]
-    scores = krum_scores(everyone, k)
+    scores = krum_scores(everyone, h - 2)  # n - f - 2 neighbours
     return bool(scores[h:].min() < scores[:h].min())
