@@ -21,6 +21,8 @@ NONE = "none"
 """Stands for no attack."""
 WORST = "worst"
 
+# SignMajority is not among the rules, for its rows of ±1 want another learning rate, nor are MoNNA
+# and FLTrust, which trust a row.
 AGGREGATORS = (
     "Mean",
     "CoordinateWiseMedian",
@@ -58,8 +60,6 @@ ATTACKS = (
 )
 MORE_ATTACKS = ("OptimalIPM", "OptimalALIE", "BitFlip", "GaussianNoise")
 """In the full study: the first two ask the defence dozens of times a round."""
-# SignMajority is not among the rules, for its rows of ±1 want another learning rate, nor are MoNNA
-# and FLTrust, which trust a row.
 
 
 @dataclass(frozen=True, kw_only=True)
