@@ -24,7 +24,10 @@ def tables() -> Iterator[Table]:
     for kind, classes in specs.catalogue().items():
         columns = _COLUMNS.get(kind, {})
         shown = Table(title=kind, title_justify="left", show_header=bool(columns), box=None)
-        for heading in ("", *columns, ""):
+        # Rich cuts a word that is longer than its column.
+        longest = max((len(word) for cls in classes for word in _form(cls).split()), default=0)
+        shown.add_column("", min_width=longest)
+        for heading in (*columns, ""):
             shown.add_column(heading)
         for cls in classes:
             shown.add_row(_form(cls), *(tell(cls) for tell in columns.values()), _summary(cls))

@@ -28,7 +28,8 @@ Launch: TypeAlias = Callable[[], Any | list[Any]]
 
 _SENT, _SHOWN = 8192, 300
 # Bytes of what a rank asks for that others get, and letters of it that an error shows.
-_SMALL, _SMALL_SLICE = 1 << 16, 1 << 19
+SMALL = 1 << 16
+_SMALL_SLICE = 1 << 19
 # Bytes, of all ranks and of one, up to which gloo is to send a part to each rank directly.
 _MOMENT = 0.1
 _CPU = torch.device("cpu")
@@ -223,7 +224,7 @@ class Ranks:
 
         What is small is sent to each rank directly, in one step.
         """
-        return self._on_gloo and gathered.numel() * gathered.element_size() <= _SMALL
+        return self._on_gloo and gathered.numel() * gathered.element_size() <= SMALL
 
     def _sent_to_each(
         self, part: Tensor, flat: Tensor, sizes: Sequence[int], found: Tensor, what: str

@@ -380,7 +380,7 @@ def test_a_traceback_is_shown_to_who_asks_for_it(
     assert call("run", "--attack", "SignFlp") == 2
     lines = capsys.readouterr().err.splitlines()
     assert lines[0] == "Traceback (most recent call last):"
-    assert lines[-1].startswith("robust-agg: error: attack: 'SignFlp': unknown name")
+    assert lines[-1].startswith("robust-agg: error: attack: unknown name 'SignFlp'")
 
 
 def test_without_the_extra_the_command_says_how_to_get_it() -> None:
@@ -404,7 +404,7 @@ def test_list_shows_every_name_with_its_parameters(capsys: pytest.CaptureFixture
     for text in (
         *(
             "GeometricMedian(tolerance=1e-13",
-            "Krum(f)",
+            "Krum(f, ",
             "SignGuard(lower=0.1",
             "SignMajority()",
             "Bucketing(s)",

@@ -183,7 +183,7 @@ def test_codecs_have_names() -> None:
     [
         ("TopK(share=0.1)", "codec: 'TopK(share=0.1)': a codec is required, found TopK"),
         ("Clip21", "codec: Clip21: tau must be given, found 'Clip21'"),
-        ("VClip", "codec: 'VClip': unknown name 'VClip'"),
+        ("VClip", "codec: unknown name 'VClip'"),
         ("EF21(compressor=Clip21(tau=1))", "codec: EF21: compressor must be Compressor, found"),
         ("Clip21(tau=-1)", "codec: Clip21: tau must be a positive finite number, found -1"),
     ],

@@ -64,7 +64,7 @@ def test_the_defaults_are_a_run() -> None:
         ({"aggregator": (), "estimator": ("none",)}, "at least one defence is required"),
         ({"estimator": ("Krum",)}, "estimator: an online estimator is required, found 'Krum'"),
         ({"local_estimator": "Mean"}, "local_estimator: 'Mean': an estimator is required"),
-        ({"attack": "Nothing"}, "attack: 'Nothing': unknown name 'Nothing', known are "),
+        ({"attack": "Nothing"}, "attack: unknown name 'Nothing', known are "),
         ({"partition": "IID(x=1)"}, "partition: 'IID(x=1)': IID has no parameter 'x'"),
         ({"model": "MLP(hidden=())"}, "model: MLP: hidden must hold at least one number"),
         ({"seed": None}, "seed must be int, found None"),

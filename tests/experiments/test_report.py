@@ -406,6 +406,7 @@ def test_the_summary_is_json_written_whole(tmp_path: Path) -> None:
     assert content == {
         "attack": CONFIG.attack,
         "data": "the note",
+        "privacy": None,
         "seed": CONFIG.seed,
         "rounds": 30,
         "test_samples": 300,
@@ -417,6 +418,8 @@ def test_the_summary_is_json_written_whole(tmp_path: Path) -> None:
         "accuracy_under_attack": pytest.approx(0.625),
         "skipped_under_attack": 2,
         "missing_under_attack": 5,
+        "bytes": 0,
+        "bytes_under_attack": 0,
         "last_evaluation": {
             **vars(TRAINED),
             "accuracy": pytest.approx(0.625),

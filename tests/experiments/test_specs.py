@@ -170,8 +170,8 @@ def test_a_partition_and_a_model() -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("Meen", "'Meen': unknown name 'Meen', did you mean 'Mean'?"),
-        ("mean", "'mean': unknown name 'mean', did you mean 'Mean'?"),
+        ("Meen", "unknown name 'Meen', did you mean 'Mean'?"),
+        ("mean", "unknown name 'mean', did you mean 'Mean'?"),
         ("TrimedMean(f=1)", "unknown name 'TrimedMean', did you mean 'TrimmedMean'?"),
         ("Krum(F=1)", "Krum has no parameter 'F', did you mean 'f'?"),
         ("MultiKrum(k=1)", "MultiKrum has no parameter 'k', known are f, m"),
