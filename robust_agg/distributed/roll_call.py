@@ -19,6 +19,8 @@ from robust_agg.distributed.torch_compat import store_of_the_world
 
 Answer = TypeVar("Answer")
 
+_DESCRIBED = 32
+# Ranks that are looked up before all have had time to answer.
 GRACE = 2.0
 """Seconds in which ranks that are alive notice that others have failed, and say so."""
 
@@ -37,6 +39,7 @@ class RollCall:
         self._store = store_of_the_world(f"robust_agg/{name}")
         self._rank, self._size = rank, size
         self._asking: threading.Thread | None = None
+        self._places: dict[int, str] = {}
         self._store.set(f"host/{rank}", f"{socket.gethostname()}, pid {os.getpid()}, {device}")
 
     def failed(self) -> bool:
@@ -68,6 +71,10 @@ class RollCall:
             end = time.monotonic() + GRACE
             while others and time.monotonic() < end:
                 others = self._ask(silent)
+                if end - time.monotonic() < GRACE / 2:
+                    # While the store is there: the process that holds it will end as well.
+                    for rank in others[:_DESCRIBED]:
+                        self.describe(rank)
                 time.sleep(0.02)
         except (RuntimeError, TimeoutError):
             return None
@@ -75,6 +82,8 @@ class RollCall:
 
     def describe(self, rank: int) -> str:
         """``rank 3 (host, pid 17, cuda:1)``, as far as that is known."""
+        if rank in self._places:
+            return self._places[rank]
         key = f"host/{rank}"
 
         def place() -> str:
@@ -82,7 +91,8 @@ class RollCall:
             return self._store.get(key).decode() if known else "unknown host"
 
         try:
-            return f"rank {rank} ({self._ask(place)})"
+            self._places[rank] = f"rank {rank} ({self._ask(place)})"
+            return self._places[rank]
         except (RuntimeError, TimeoutError):
             return f"rank {rank} (unknown host)"
 
