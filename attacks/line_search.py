@@ -10,7 +10,7 @@ from torch import Tensor
 
 from attacks.moments import wide_rows
 from attacks.threat import View
-from robust_agg.errors import ConstraintError, TooManyRejectedError
+from robust_agg.errors import ConstraintError, SearchLimitError, TooManyRejectedError
 from robust_agg.span import Geometry, measure
 
 COARSE = 24
@@ -73,7 +73,7 @@ class Line:
         try:
             found = self._in_weight_space(t)
             return self._over_rows(t) if found is None else found
-        except (ConstraintError, TooManyRejectedError):
+        except (ConstraintError, SearchLimitError, TooManyRejectedError):
             return 0.0
 
     def _in_weight_space(self, t: float) -> float | None:

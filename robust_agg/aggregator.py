@@ -213,6 +213,8 @@ class Weighted(Aggregator):
         n = len(geometry)
         self.check(n)
         check_rejected(self.name, geometry.rejected_count, self.max_rejected(n), n)
+        if self.loses_digits(geometry):
+            return None  # the rows would be measured anew
         return self.weigh(geometry, generator).weights
 
     def _explain(

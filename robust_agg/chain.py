@@ -102,7 +102,7 @@ class Chain(Aggregator):
     def weights_from(
         self, geometry: Geometry, *, generator: torch.Generator | None = None
     ) -> Tensor | None:
-        """None too where a mixing loses digits, for which the rows would be measured anew."""
+        """None too where a stage loses digits, for which the rows would be measured anew."""
         if not isinstance(self.rule, Weighted):
             return None
         self.check(len(geometry))
@@ -115,6 +115,8 @@ class Chain(Aggregator):
             over_points = mixed.coefficients @ over_points
             geometry = geometry.mixed(*mixed)
         _check(self.rule.name, self.rule, geometry)
+        if self.rule.loses_digits(geometry):
+            return None
         return self.rule.weigh(geometry, generator).weights @ over_points
 
     def _explain(

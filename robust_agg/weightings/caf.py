@@ -46,10 +46,10 @@ def covariance_filter(gram: Matrix, count: float) -> tuple[Vector, int]:
         values, vectors = np.linalg.eigh(roots[:, None] * inner * roots)
         if values[-1] < least:
             best, least = np.where(kept, c, 0.0) / c[kept].sum(), float(values[-1])
-        along = (inner @ (roots * vectors[:, -1])) ** 2
+        along = np.abs(inner @ (roots * vectors[:, -1]))
         largest = along.max()
         if largest > 0:  # else the rows that are left are one point
-            c[kept] *= 1 - along / largest
+            c[kept] *= 1 - (along / largest) ** 2  # the fourth power of a length may be no number
         ended = not largest > 0 or c.sum() <= count + _ROUNDING * len(c)
     return best, steps
 

@@ -398,3 +398,13 @@ def test_norms_keep_their_digits_far_from_the_rows_centre(dtype: torch.dtype, ra
     for each in (rule, ra.chain(ra.Bucketing(s=1), rule)):
         found = each(rows, generator=torch.Generator().manual_seed(0))
         np.testing.assert_allclose(found.double().numpy(), expected, rtol=1e-4)
+
+
+@pytest.mark.parametrize("far", [1e80, 1e150])
+def test_caf_leaves_out_a_row_whose_fourth_power_is_no_number(far: float) -> None:
+    rows = torch.randn(10, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    rows[4] = far
+    found = ra.CAF(f=1).explain(rows)
+    assert found.weights is not None
+    assert float(found.weights[4]) == 0.0
+    assert int((found.weights > 0).sum()) >= 8

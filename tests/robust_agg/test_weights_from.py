@@ -85,11 +85,19 @@ def test_constraints_are_those_of_the_rows() -> None:
             rule.weights_from(measure(rows)[0])
 
 
-def test_clipping_that_loses_digits_asks_for_the_rows() -> None:
-    """As a chain does that has them; about the origin, in float64, there are digits enough."""
+@pytest.mark.parametrize(
+    "rule",
+    [
+        ra.chain(ra.Clip(threshold=1.0), ra.Mean()),
+        ra.SmoothedGeometricMedian(start="zero"),
+        ra.chain(ra.SmoothedGeometricMedian(start="zero")),
+    ],
+    ids=lambda rule: rule.name,
+)
+def test_what_loses_digits_asks_for_the_rows(rule: ra.Aggregator) -> None:
+    """As it does that has them; about the origin, in float64, there are digits enough."""
     rows = (drawn(9) + 1e4).float()
     rows[0] = drawn(1, seed=5)[0].float()
-    rule = ra.chain(ra.Clip(threshold=1.0), ra.Mean())
     geometry, _ = measure(rows)
     assert rule.weights_from(geometry) is None
     found = rule.weights_from(geometry.about_origin(rows, geometry.accepted))
