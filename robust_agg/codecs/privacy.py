@@ -15,7 +15,9 @@ What is private is all of one worker's data (one data set is replaced by any oth
 see its messages, the server among them: local differential privacy. Messages that were lost or did
 not count have been sent. That batches are drawn at random is not made use of: of a worker's
 momentum every message depends on all batches so far. Noise of floating point numbers is no exact
-Gaussian (Mironov, 2012), which this does not account for.
+Gaussian (Mironov, 2012), which this does not account for. It is drawn from seed, worker and round:
+who knows the seed knows it, and a round that is done again after a restart, or a second training
+with the same seed and data, repeats it. The number is that of one training that was not resumed.
 """
 
 from __future__ import annotations
