@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from experiments.config import RunConfig
+from experiments.metrics import Metrics
 from experiments.report import Results, untrained
-from experiments.simulation import Metrics
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

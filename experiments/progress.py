@@ -14,7 +14,7 @@ from rich.progress import (
 from rich.progress import Progress as Bars
 
 from experiments.config import RunConfig
-from experiments.simulation import Metrics
+from experiments.metrics import Metrics
 
 _LINES = 4
 # Log lines per training where there is no terminal.

@@ -12,7 +12,7 @@ from typing import Any
 from rich.table import Table
 
 from experiments.config import RunConfig
-from experiments.simulation import Metrics
+from experiments.metrics import Metrics
 
 Results = Mapping[tuple[str, bool], Sequence[Metrics]]
 """The evaluated rounds of each (defence, attacked)."""

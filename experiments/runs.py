@@ -9,17 +9,10 @@ from contextlib import contextmanager
 from types import FrameType
 
 from experiments import assembly
+from experiments.metrics import METRICS, Metrics, read_metrics
 from experiments.progress import Progress
 from experiments.run_folder import DONE, Run, Training, locked
-from experiments.simulation import (
-    CHECKPOINT,
-    LEDGER,
-    METRICS,
-    Metrics,
-    Simulation,
-    clean,
-    read_metrics,
-)
+from experiments.simulation import CHECKPOINT, LEDGER, Simulation, clean
 from robust_agg import Ledger
 from robust_agg.checkpoint import CheckpointError
 from workers.transport import HostError, Transport

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import sys
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -19,6 +18,7 @@ from torch import Tensor, nn
 from attacks import Adversary, FaultyWorkers, Identities, Knowledge
 from experiments.coded import Coded
 from experiments.data import Split
+from experiments.metrics import METRICS, Metrics, line, read_metrics
 from robust_agg import Ledger, Record, State, Update
 from robust_agg.admission import Rejection
 from robust_agg.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
@@ -29,7 +29,6 @@ from workers.transport import Transport
 
 CHECKPOINT = "checkpoint.safetensors"
 LEDGER = "ledger.jsonl"
-METRICS = "metrics.jsonl"
 
 _COUNTS = ("skipped", "missing", "bytes")
 
@@ -54,40 +53,6 @@ class Aggregating(Protocol):
     ) -> Record: ...
     def state_dict(self) -> dict[str, Any]: ...
     def load_state_dict(self, tree: dict[str, Any]) -> None: ...
-
-
-@dataclass(frozen=True)
-class Metrics:
-    """One evaluated round.
-
-    Attributes:
-        round: rounds done so far.
-        accuracy: share of the test set the model labels correctly.
-        loss: mean test loss.
-        error: ‖estimate - mean of the honest rows‖₂ relative to the mean's norm, in this round;
-            rejected rows are left out.
-        byzantine_weight: share of the weights that Byzantine rows had; None for rules without.
-        skipped: rounds skipped so far.
-        missing: rows so far that were asked for and did not come.
-        seconds: of the server's aggregation in this round.
-        success: share of the test samples of the attacker's choice that the model labels as the
-            attacker wants; None for an attack without such a goal.
-        bytes: of the messages so far.
-        epsilon: the ε, at the run's δ, that the data of the worker asked most often have spent so
-            far; None without noise.
-    """
-
-    round: int
-    accuracy: float
-    loss: float
-    error: float | None
-    byzantine_weight: float | None
-    skipped: int
-    missing: int
-    seconds: float | None
-    success: float | None = None
-    bytes: int = 0
-    epsilon: float | None = None
 
 
 class AttackError(ValueError):
@@ -168,7 +133,7 @@ class Simulation:
             if done % evaluate_every == 0 or done == rounds:
                 metrics = self._evaluate(honest, record)
                 with (self.folder / METRICS).open("a", encoding="utf-8") as file:
-                    file.write(_line(metrics))
+                    file.write(line(metrics))
                 yield metrics
             else:
                 yield None
@@ -283,7 +248,7 @@ class Simulation:
                 f"found {found}"
             )
         kept = [m for m in read_metrics(self.folder) if m.round <= self.server.round]
-        lines = "".join(_line(m) for m in kept)
+        lines = "".join(line(m) for m in kept)
         temporary = self.folder / f".{METRICS}"
         temporary.write_text(lines, encoding="utf-8")
         os.replace(temporary, self.folder / METRICS)
@@ -354,16 +319,3 @@ def _sync(path: Path) -> None:
     if path.exists():
         with path.open("ab") as file:
             os.fsync(file.fileno())
-
-
-def _line(metrics: Metrics) -> str:
-    return json.dumps(asdict(metrics), allow_nan=False) + "\n"
-
-
-def read_metrics(folder: Path) -> list[Metrics]:
-    """The evaluated rounds of a folder; a last line that was cut short is left out."""
-    path = folder / METRICS
-    if not path.exists():
-        return []
-    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-    return [Metrics(**json.loads(line)) for line in lines if line.endswith("\n")]

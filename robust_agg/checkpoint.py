@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -155,3 +156,16 @@ def to_device(state: Any, device: torch.device | str) -> dict[str, Tensor]:
         name: value.to(device) if value.dim() == 1 and value.dtype.is_floating_point else value
         for name, value in state.items()
     }
+
+
+def check_alike(what: str, own: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> None:
+    """Raise ``ValueError`` unless both have the same names, shapes and dtypes."""
+    for name in sorted(own.keys() | found.keys()):
+        a, b = (
+            (tuple(tree[name].shape), tree[name].dtype) if name in tree else None
+            for tree in (own, found)
+        )
+        if a != b:
+            raise ValueError(
+                f"Server: the {what} must be the checkpoint's, which has {name!r} {b}, found {a}"
+            )

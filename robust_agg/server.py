@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from functools import reduce
 from typing import Any, Literal, get_args
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from robust_agg import kernels
 from robust_agg.admission import Admitted, Rejection, admit
 from robust_agg.aggregator import Aggregator, Explanation
+from robust_agg.checkpoint import check_alike
 from robust_agg.codecs import Codec
 from robust_agg.codecs.decoder import Decoder, Reading
 from robust_agg.declared import check_declared
@@ -318,8 +319,8 @@ class Server:
             if name not in tree:
                 raise ValueError(f"Server: a checkpoint must have {name!r}, found {sorted(tree)}")
         number = as_integer("Server", "round", tree["round"])
-        _check_alike("estimator's state", self._state, tree["estimator"])
-        _check_alike("model", self.model.state_dict(), tree["model"])
+        check_alike("estimator's state", self._state, tree["estimator"])
+        check_alike("model", self.model.state_dict(), tree["model"])
         senders = self._decoder.checked(tree.get(_DECODER, {}))
         # The optimizer first: it looks at its groups before it changes, and the model has passed.
         self.optimizer.load_state_dict(tree["optimizer"])
@@ -347,16 +348,3 @@ def _unmeasured(admitted: Admitted, places: Iterable[int]) -> tuple[Rejection, .
 def _arrived(updates: Iterable[Update], reading: Reading) -> dict[str, Any]:
     """What a record says of the messages themselves."""
     return {"bytes": sum(map(size, updates)), "clipped": tuple(sorted(reading.clipped))}
-
-
-def _check_alike(what: str, own: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> None:
-    """Raise unless both have the same names, shapes and dtypes."""
-    for name in sorted(own.keys() | found.keys()):
-        a, b = (
-            (tuple(tree[name].shape), tree[name].dtype) if name in tree else None
-            for tree in (own, found)
-        )
-        if a != b:
-            raise ValueError(
-                f"Server: the {what} must be the checkpoint's, which has {name!r} {b}, found {a}"
-            )

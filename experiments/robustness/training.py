@@ -10,7 +10,8 @@ from pathlib import Path
 from experiments import assembly
 from experiments.config import RunConfig
 from experiments.data import Dataset, load
-from experiments.simulation import Metrics, Simulation
+from experiments.metrics import Metrics
+from experiments.simulation import Simulation
 from robust_agg import Ledger
 
 loaded: Callable[[str], Dataset] = lru_cache(load)

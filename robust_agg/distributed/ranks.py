@@ -21,13 +21,12 @@ from robust_agg.distributed.later import Later, Then
 from robust_agg.distributed.roll_call import GRACE, RollCall
 from robust_agg.distributed.slices import Slices
 from robust_agg.distributed.torch_compat import all_gather_single, backend_of, default_group
+from robust_agg.distributed.words import around_difference, as_bytes, as_text
 from robust_agg.errors import check_positive, shown
 
 Launch: TypeAlias = Callable[[], Any | list[Any]]
 """Starts a collective and returns its ``dist.Work``, or several."""
 
-_SENT, _SHOWN = 8192, 300
-# Bytes of what a rank asks for that others get, and letters of it that an error shows.
 SMALL = 1 << 16
 _SMALL_SLICE = 1 << 19
 # Bytes, of all ranks and of one, up to which gloo is to send a part to each rank directly.
@@ -181,9 +180,9 @@ class Ranks:
         if not differ.any():
             return
         # All ranks have found this, and tell the words; otherwise only digests are sent.
-        texts = self.gather(_as_bytes(asked), what)
+        texts = self.gather(as_bytes(asked), what)
         rank = int(differ.int().argmax())
-        first, other = _around_difference(_as_text(texts[0]), _as_text(texts[rank]))
+        first, other = around_difference(as_text(texts[0]), as_text(texts[rank]))
         raise DisagreementError(
             f"{self.who}: all ranks must ask for the same, found {first} on rank 0 "
             f"and {other} on rank {rank}"
@@ -317,31 +316,6 @@ class Ranks:
         """The largest of a number over the ranks."""
         own = torch.tensor([value], dtype=torch.float64)
         return float(self.gather(own, "a maximum").max())
-
-
-def _as_bytes(text: str) -> Tensor:
-    """The beginning of a text, in as many bytes as that of any other."""
-    raw = text.encode()[:_SENT]
-    return torch.frombuffer(bytearray(raw.ljust(_SENT, b"\0")), dtype=torch.uint8)
-
-
-def _as_text(raw: Tensor) -> str:
-    return raw.numpy().tobytes().rstrip(b"\0").decode(errors="replace")
-
-
-def _around_difference(*texts: str) -> list[str]:
-    """The texts, of long ones what is around the first difference."""
-    start = 0
-    if max(map(len, texts)) > _SHOWN:
-        letters = enumerate(zip(*texts, strict=False))
-        apart = next((i for i, pair in letters if len(set(pair)) > 1), 0)
-        start = max(0, apart - _SHOWN // 3)
-    return [
-        ("…" if start else "")
-        + text[start : start + _SHOWN]
-        + ("…" if len(text) > start + _SHOWN else "")
-        for text in texts
-    ]
 
 
 def _room(room: Tensor | None, like: Tensor, *shape: int) -> Tensor:

@@ -314,11 +314,10 @@ class OnlineMedian(Estimator):
 
     def _check_state(self, state: State) -> None:
         check_instance(self.name, "state", state, Mapping)
-        expected = {ESTIMATE, STEPS, *([] if self.adaptive is None else [HISTORY])}
+        expected = {ESTIMATE, STEPS} if self.adaptive is None else {ESTIMATE, STEPS, HISTORY}
         if not expected <= state.keys():
             raise ValueError(
-                f"{self.name}: state must be that of init or of a step, with "
-                f"{', '.join(sorted(expected))}, found {sorted(state)}"
+                f"{self.name}: state must have {sorted(expected)}, found {sorted(state)}"
             )
 
     def _share(self) -> float | None:

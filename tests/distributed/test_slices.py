@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from robust_agg import kernels
-from robust_agg.distributed import ranks
 from robust_agg.distributed.asked import asked_for, check_usable, layout_of
 from robust_agg.distributed.layout import Layout
 from robust_agg.distributed.slices import Slices
+from robust_agg.distributed.words import around_difference, as_bytes, as_text
 from robust_agg.shards import WHOLE, evenly_spaced, randomly_drawn
 
 DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
@@ -112,15 +112,15 @@ def test_words_are_of_step_and_rule_and_not_of_numbers() -> None:
 
 @given(st.text(max_size=300))
 def test_texts_of_any_length_travel_as_equally_many_bytes(text: str) -> None:
-    raw = ranks._as_bytes(text)
-    assert raw.shape == ranks._as_bytes("").shape
-    assert ranks._as_text(raw) == text.rstrip("\0")
+    raw = as_bytes(text)
+    assert raw.shape == as_bytes("").shape
+    assert as_text(raw) == text.rstrip("\0")
 
 
 def test_of_long_texts_an_error_shows_where_they_differ() -> None:
-    assert ranks._around_difference("a", "b") == ["a", "b"]
+    assert around_difference("a", "b") == ["a", "b"]
     same = 500 * "s"
-    first, other = ranks._around_difference(same + "one" + same, same + "other")
+    first, other = around_difference(same + "one" + same, same + "other")
     assert first[0] == other[0] == "…"
     assert "sone" in first
     assert first.endswith("s…")

@@ -14,9 +14,10 @@ from typing import Any
 from rich.console import Console
 
 from experiments.config import RunConfig
+from experiments.metrics import Metrics
 from experiments.progress import Progress
 from experiments.run_folder import LOCK
-from experiments.simulation import LEDGER, Metrics
+from experiments.simulation import LEDGER
 
 TINY: dict[str, Any] = {
     "workers": 7,

@@ -18,9 +18,10 @@ from attacks import Attack, DataAttack, Fault, Identities
 from experiments import assembly, report, runs
 from experiments.config import ConfigError, RunConfig
 from experiments.data import load
+from experiments.metrics import Metrics
 from experiments.run_folder import Run, Training, create, reopen
 from experiments.runs import InterruptedRun
-from experiments.simulation import LEDGER, Metrics
+from experiments.simulation import LEDGER
 from robust_agg import Ledger
 
 EVERY = [

@@ -17,9 +17,10 @@ from run_samples import STATEFUL, TINY, CtrlC, outcome, quiet, tiny
 from attacks import Adversary, SignFlip
 from experiments import assembly, report, runs, specs
 from experiments.config import ConfigError, RunConfig
+from experiments.metrics import METRICS, read_metrics
 from experiments.run_folder import Training, create, reopen
 from experiments.runs import InterruptedRun
-from experiments.simulation import LEDGER, METRICS, Simulation, read_metrics
+from experiments.simulation import LEDGER, Simulation
 from robust_agg import Ledger
 from robust_agg.codecs import EF21, Clip21, ErrorFeedback, Sign, TopK, privacy
 

@@ -8,8 +8,8 @@ from dataclasses import replace
 from rich.console import Console
 from run_samples import tiny
 
+from experiments.metrics import Metrics
 from experiments.progress import Progress
-from experiments.simulation import Metrics
 
 TRAINED = Metrics(
     round=30,

@@ -22,7 +22,7 @@ from run_samples import tiny
 
 from experiments import figure, report
 from experiments.config import RunConfig
-from experiments.simulation import Metrics
+from experiments.metrics import Metrics
 
 CONFIG = tiny(aggregator=("Mean", "CoordinateWiseMedian"), rounds=30)
 TRAINED = Metrics(

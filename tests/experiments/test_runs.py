@@ -20,10 +20,11 @@ from run_samples import OWN_ATTACK, STATEFUL, TINY, CtrlC, outcome, quiet, tiny
 from attacks import byzantine_ids
 from experiments import runs
 from experiments.config import ConfigError, RunConfig
+from experiments.metrics import METRICS, Metrics, read_metrics
 from experiments.progress import Progress
 from experiments.run_folder import CONFIG, DONE, Run, Training, create, discard, reopen
 from experiments.runs import InterruptedRun
-from experiments.simulation import CHECKPOINT, LEDGER, METRICS, AttackError, Metrics, read_metrics
+from experiments.simulation import CHECKPOINT, LEDGER, AttackError
 from robust_agg import Ledger
 from robust_agg.checkpoint import CheckpointError, load_checkpoint
 from workers.inline import InlineHosts
