@@ -172,7 +172,7 @@ def test_a_damaged_piece_is_done_again(tmp_path: Path) -> None:
     done.clear()
     told: list[tuple[str, int, int, float]] = []
     work(Squares(), tmp_path, told)
-    assert told[0] == ("of 0 kept", 0, 3, 1.0)
+    assert told[0] == ("of 0 kept", 0, 4, 1.0)
     assert done == ["1", "2"]
     assert (tmp_path / "numbers.csv").read_text() == numbers
 
