@@ -104,10 +104,7 @@ class Matrix(Study):
     def _trained(self, defence: str, attack: str, tick: Tick) -> list[Row]:
         rows: list[Row] = []
         for seed in range(self.seeds):
-            found = train(
-                self._run(defence, attack, seed),
-                lambda share, seed=seed: tick((seed + share) / self.seeds),  # type: ignore[misc]
-            )
+            found = train(self._run(defence, attack, seed), self._part_of(tick, seed))
             rows.append(
                 {
                     "defence": defence,
@@ -119,6 +116,10 @@ class Matrix(Study):
                 }
             )
         return rows
+
+    def _part_of(self, tick: Tick, seed: int) -> Tick:
+        """Of one of several trainings."""
+        return lambda share: tick((seed + share) / self.seeds)
 
     def _run(self, defence: str, attack: str, seed: int) -> RunConfig:
         online = defence in self.estimators

@@ -55,7 +55,7 @@ def gloo_group(store: Store, rank: int, size: int, *, timeout: float, host: str)
         timeout: seconds to connect to the others, and the default of what is waited for later.
         host: the name or address of this machine by which the others reach it.
     """
-    options = dist.ProcessGroupGloo._Options()  # type: ignore[attr-defined]  # of the class in C++
+    options = dist.ProcessGroupGloo._Options()  # type: ignore[attr-defined]  # torch's stubs leave it out
     options._timeout = timedelta(seconds=timeout)
     options._devices = [dist.ProcessGroupGloo.create_device(hostname=host)]
     backend = dist.ProcessGroupGloo(store, rank, size, options)

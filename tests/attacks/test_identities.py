@@ -71,4 +71,4 @@ def test_a_draw_for_every_round_is_independent_of_the_others() -> None:
 
 def test_an_unknown_choice() -> None:
     with pytest.raises(ValueError, match=r"Identities: choice must be 'last', 'run' or 'round'"):
-        Identities(workers=3, count=1, choice="first")  # type: ignore[arg-type]
+        Identities(workers=3, count=1, choice="first")  # type: ignore[arg-type]  # as a user may

@@ -57,7 +57,7 @@ def test_a_training_is_the_same_again() -> None:
 
 def test_every_preset_can_be_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for name in ("default", "full"):
-        study = Matrix.preset(name)  # type: ignore[arg-type]
+        study = Matrix.preset(name)  # type: ignore[arg-type]  # of a loop over texts
         for defence in (*study.aggregators, *study.estimators):
             for attack in study.attacks:
                 study._run(defence, attack, 0)
