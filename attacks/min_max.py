@@ -3,28 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, get_args
 
-import torch
 from torch import Tensor
 
-from attacks.attack import Attack
-from attacks.moments import wide_rows
-from attacks.perturbations import (
-    Perturbation,
-    compared_rows,
-    mean_and_direction,
-    products,
-    squared_deviations,
-)
-from attacks.threat import Knowledge, View
-from robust_agg.errors import check_choice
+from attacks.perturbations import Perturbed, products, squared_deviations
 from robust_agg.span import measure
-from robust_agg.types import State
 
 
 @dataclass(frozen=True, kw_only=True)
-class MinMax(Attack):
+class MinMax(Perturbed):
     """Every row is ``ḡ + γ p`` with the largest γ at which it is no outlier by its distances.
 
     ``γ = max γ : max_i ‖ḡ + γ p - x_i‖₂ <= max_{i,j} ‖x_i - x_j‖₂`` over the honest rows x_i.
@@ -42,22 +29,9 @@ class MinMax(Attack):
         ValueError: an unknown ``perturbation``; in a round, fewer than 2 honest rows.
     """
 
-    knows: ClassVar[Knowledge] = Knowledge.HONEST
-
-    perturbation: Perturbation = "std"
-
-    def __post_init__(self) -> None:
-        check_choice("MinMax", "perturbation", self.perturbation, get_args(Perturbation))
-
-    def __call__(
-        self, view: View, state: State, generator: torch.Generator
-    ) -> tuple[Tensor, State]:
-        rows = compared_rows("MinMax", view)
-        mean, direction = mean_and_direction(wide_rows(view), self.perturbation)
+    def gamma(self, rows: Tensor, mean: Tensor, direction: Tensor) -> float:
         geometry, _ = measure(rows)
         along = products(rows, direction, about=mean)
         squares = squared_deviations(geometry.squared_distances)
         room = geometry.squared_distances.max() - squares
-        gamma = float((along + (along.square() + room).clamp(min=0).sqrt()).min())
-        row = (mean + gamma * direction).to(view.dtype)
-        return row.expand(view.byzantine, -1), state
+        return float((along + (along.square() + room).clamp(min=0).sqrt()).min())

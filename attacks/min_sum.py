@@ -3,27 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, get_args
 
-import torch
 from torch import Tensor
 
-from attacks.attack import Attack
-from attacks.moments import wide_rows
-from attacks.perturbations import (
-    Perturbation,
-    compared_rows,
-    mean_and_direction,
-    squared_deviations,
-)
-from attacks.threat import Knowledge, View
-from robust_agg.errors import check_choice
+from attacks.perturbations import Perturbed, squared_deviations
 from robust_agg.span import measure
-from robust_agg.types import State
 
 
 @dataclass(frozen=True, kw_only=True)
-class MinSum(Attack):
+class MinSum(Perturbed):
     """Every row is ``ḡ + γ p`` with the largest γ at which it is no outlier by its distances.
 
     ``γ = max γ : Σ_i ‖ḡ + γ p - x_i‖₂² <= max_i Σ_j ‖x_i - x_j‖₂²`` over the honest rows x_i.
@@ -41,20 +29,7 @@ class MinSum(Attack):
         ValueError: an unknown ``perturbation``; in a round, fewer than 2 honest rows.
     """
 
-    knows: ClassVar[Knowledge] = Knowledge.HONEST
-
-    perturbation: Perturbation = "std"
-
-    def __post_init__(self) -> None:
-        check_choice("MinSum", "perturbation", self.perturbation, get_args(Perturbation))
-
-    def __call__(
-        self, view: View, state: State, generator: torch.Generator
-    ) -> tuple[Tensor, State]:
-        rows = compared_rows("MinSum", view)
-        mean, direction = mean_and_direction(wide_rows(view), self.perturbation)
+    def gamma(self, rows: Tensor, mean: Tensor, direction: Tensor) -> float:
         distances = measure(rows)[0].squared_distances
         room = distances.sum(dim=1).max() - squared_deviations(distances).sum()
-        gamma = float((room / len(rows)).clamp(min=0).sqrt())
-        row = (mean + gamma * direction).to(view.dtype)
-        return row.expand(view.byzantine, -1), state
+        return float((room / len(rows)).clamp(min=0).sqrt())

@@ -2,16 +2,45 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from abc import abstractmethod
+from dataclasses import dataclass
+from typing import ClassVar, Literal, get_args
 
 import torch
 from torch import Tensor
 
-from attacks.moments import mean_and_std, unit
-from attacks.threat import View
+from attacks.attack import Attack
+from attacks.moments import mean_and_std, unit, wide_rows
+from attacks.threat import Knowledge, View
+from robust_agg.errors import check_choice
+from robust_agg.types import State
 
 Perturbation = Literal["std", "unit", "sign"]
 """``-σ`` per coordinate, ``-ḡ/‖ḡ‖₂`` or ``-sign(ḡ)``: Shejwalkar and Houmansadr (NDSS 2021)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Perturbed(Attack):
+    """Every row is ``ḡ + γ p``, γ as far as a subclass lets it go among the honest rows."""
+
+    knows: ClassVar[Knowledge] = Knowledge.HONEST
+
+    perturbation: Perturbation = "std"
+
+    def __post_init__(self) -> None:
+        check_choice(type(self).__name__, "perturbation", self.perturbation, get_args(Perturbation))
+
+    @abstractmethod
+    def gamma(self, rows: Tensor, mean: Tensor, direction: Tensor) -> float:
+        """γ for the honest rows ``(h, d)``, ḡ and p ``(d,)``, ‖p‖ = 1."""
+
+    def __call__(
+        self, view: View, state: State, generator: torch.Generator
+    ) -> tuple[Tensor, State]:
+        rows = compared_rows(type(self).__name__, view)
+        mean, direction = mean_and_direction(wide_rows(view), self.perturbation)
+        row = (mean + self.gamma(rows, mean, direction) * direction).to(view.dtype)
+        return row.expand(view.byzantine, -1), state
 
 
 def mean_and_direction(rows: Tensor, perturbation: Perturbation) -> tuple[Tensor, Tensor]:
