@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from experiments.bench import aggregators_report as report
 from experiments.bench import bandwidth, plain
-from experiments.bench.clock import SLOW, copy_bandwidth, memory, peak_extra, timing
+from experiments.bench.clock import SLOW, Timing, copy_bandwidth, memory, peak_extra, timings
 from experiments.bench.first_call import first_calls
 from experiments.bench.peers import PEERS, MissingPeerError
 from experiments.bench.rules import RULES, Form, ours
@@ -48,9 +48,10 @@ class Case(NamedTuple):
 @dataclass(frozen=True, kw_only=True)
 class Aggregators(ModelStudy):
     """Every rule on Gaussian rows, a quarter of which are far off. Times are medians of repeats
-    after a warm-up, as multiples of the time in which `sum()` reads the same bytes as float32 in
-    the same process; errors are relative, in the norm, to the rule's definition in float64; memory
-    is the most that a call adds to the process, the result included, as a share of the rows."""
+    after a warm-up, as multiples of the time in which `sum()` reads the same bytes as float32; all
+    take turns in one process, and every call finds the rows in memory, not in a cache; errors are
+    relative, in the norm, to the rule's definition in float64; memory is the most that a call adds
+    to the process, the result included, as a share of the rows."""
 
     title: ClassVar[str] = "Aggregation beside the peers and the memory limit"
 
@@ -101,14 +102,20 @@ class Aggregators(ModelStudy):
             "d": case.d,
             "dtype": case.dtype,
             "device": self.device,
-            "read_ms": timing(partial(_read, rows), self.device).ms,
         }
         if copied := copy_bandwidth(self.device):
             common["copy_gbs"] = copied / 1e9
         forms = list(self._forms(rule, case, rows, f))
+        calls = [partial(form, rows) for _, form in forms if not isinstance(form, str)]
+        read, *times = timings([partial(_read, rows), *calls], self.device)
+        common["read_ms"] = read.ms
+        left = iter(times)
         measured: list[Row] = []
         for place, (who, form) in enumerate(forms):
-            found = {"note": form} if isinstance(form, str) else self._numbers(form, rows, exact)
+            if isinstance(form, str):
+                found: dict[str, Any] = {"note": form}
+            else:
+                found = self._numbers(form, next(left), rows, exact)
             measured.append({**common, "who": who, **found})
             tick((place + 1) / len(forms))
         return measured
@@ -127,11 +134,12 @@ class Aggregators(ModelStudy):
             if rule in catalogue and not (peer == "plain numpy" and self.device != "cpu"):
                 yield peer, catalogue[rule](rows, f)
 
-    def _numbers(self, form: Form, rows: Tensor, exact: Tensor | None) -> dict[str, Any]:
-        call: Callable[[], object] = partial(form, rows)
-        found = timing(call, self.device)
-        extra = peak_extra(call, self.device) if found.ms < 1e3 * BEARABLE else None
-        numbers: dict[str, Any] = {"ms": found.ms, "repeats": found.repeats}
+    def _numbers(
+        self, form: Form, time: Timing, rows: Tensor, exact: Tensor | None
+    ) -> dict[str, Any]:
+        call = partial(form, rows)
+        extra = peak_extra(call, self.device) if time.ms < 1e3 * BEARABLE else None
+        numbers: dict[str, Any] = {"ms": time.ms, "repeats": time.repeats}
         if extra is not None:
             numbers["extra"] = extra / (rows.numel() * rows.element_size())
         if exact is not None:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from pathlib import Path
 from statistics import median
 from typing import NamedTuple
 
 import torch
+from torch import Tensor
 
 from experiments.memory import give_back
 
@@ -23,6 +24,10 @@ SLOW = 2.0
 MOST = 50
 
 
+FLUSHED = 1 << 27
+"""Bytes that are read before every timed call: more than the caches hold."""
+
+
 class Timing(NamedTuple):
     """The median of some repeats, in milliseconds, after a call that does not count."""
 
@@ -30,17 +35,35 @@ class Timing(NamedTuple):
     repeats: int
 
 
+def timings(calls: Sequence[Callable[[], object]], device: str = "cpu") -> list[Timing]:
+    """The median time of each call; results are freed within it, as a caller would.
+
+    The calls take turns, so that a disturbance meets all of them, and each finds its input in
+    memory and not in a cache where the call before left it: in training, a forward and a backward
+    pass lie between two calls.
+    """
+    other = torch.zeros(FLUSHED // 4, device=device)
+    seconds: list[list[float]] = [[] for _ in calls]
+    fewest = [1 if _seconds(call, device, other) > SLOW else FEWEST for call in calls]
+
+    def unsure(i: int) -> bool:
+        taken = seconds[i]
+        return len(taken) < MOST and (len(taken) < fewest[i] or sum(taken) < ENOUGH)
+
+    while any(turn := [unsure(i) for i in range(len(calls))]):
+        for i, call in enumerate(calls):
+            if turn[i]:
+                seconds[i].append(_seconds(call, device, other))
+    return [Timing(1e3 * median(taken), len(taken)) for taken in seconds]
+
+
 def timing(call: Callable[[], object], device: str = "cpu") -> Timing:
-    """The median time of a call; results are freed within it, as a caller would."""
-    seconds: list[float] = []
-    warm = _seconds(call, device)
-    fewest = 1 if warm > SLOW else FEWEST
-    while len(seconds) < MOST and (len(seconds) < fewest or sum(seconds) < ENOUGH):
-        seconds.append(_seconds(call, device))
-    return Timing(1e3 * median(seconds), len(seconds))
+    """The median time of one call."""
+    return timings([call], device)[0]
 
 
-def _seconds(call: Callable[[], object], device: str) -> float:
+def _seconds(call: Callable[[], object], device: str, other: Tensor) -> float:
+    other.sum()
     _synchronise(device)
     begun = time.perf_counter()
     call()

@@ -316,6 +316,13 @@ def test_timing_is_of_the_repeats_alone() -> None:
     assert found.ms >= 0
 
 
+def test_calls_take_turns_after_their_warm_ups() -> None:
+    calls: list[str] = []
+    found = clock.timings([lambda: calls.append("a"), lambda: calls.append("b")])
+    assert calls[:4] == ["a", "b"] * 2
+    assert [calls.count(name) for name in "ab"] == [1 + each.repeats for each in found]
+
+
 def test_peak_memory_counts_what_is_freed_again() -> None:
     size = 40 << 20
 
