@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from functools import cache
 from pathlib import Path
 
 import pytest
 import torch
-from host_faults import FaultySpec
+from host_faults import FaultySpec, impatient
 from host_samples import mlp, parameters, spec
 from torch import Tensor
 
@@ -49,7 +50,6 @@ FAULTS = {
 LOST = {1: {2, 3}, 4: {2}, 5: {2}, 7: {2, 3}, 9: {2}}
 IN_BYTES = {**LOST, 8: {2}}
 ROUNDS = 11
-SHORT, LONG = 3.0, 120.0
 
 
 class Driver:
@@ -111,16 +111,15 @@ def test_the_same_rows_on_every_transport_faults_included(
     codec, flag = CODECS[name], tmp_path / "flag"
     specs: list[HostSpec] = list(spec(codec=codec).split(3))
     specs[1] = FaultySpec.of(specs[1], FAULTS, flag=str(flag))
-    with KINDS[kind](specs, deadline=LONG, quorum=1) as transport:
+    with KINDS[kind](specs, deadline=120, quorum=1) as transport:
         driver = Driver(transport, codec)
         for number, rows in enumerate(expected(codec, LOST if kind == "inline" else IN_BYTES)):
             late = FAULTS.get(number) == "late"
-            transport.deadline = SHORT if late else LONG
-            found = driver.round(number)
+            with impatient(transport, answers=2) if late else nullcontext():
+                found = driver.round(number)
             assert found.keys() == rows.keys()
             assert all(torch.equal(found[i], rows[i]) for i in rows)
             if late:
-                transport.deadline = LONG
                 flag.touch()
                 transport.state()  # waits for the host
         saved = transport.state()
