@@ -61,6 +61,9 @@ class Aggregator(ABC):
     sees_distances: ClassVar[bool] = False
     """Whether it asks a geometry for more than which rows are accepted, and norms."""
 
+    trusts: ClassVar[str | None] = None
+    """The parameter that is the position of a row which the rule trusts, where it is an integer."""
+
     @property
     def name(self) -> str:
         """How the rule is called in error messages, ledgers and tables."""
@@ -94,6 +97,11 @@ class Aggregator(ABC):
 
         For any honest set H of n - f rows: ‖out - x̄_H‖² <= κ · mean_{i in H} ‖x_i - x̄_H‖²
         (Allouah et al., "Fixing by Mixing", AISTATS 2023, Definition 2).
+
+        A constant for F bad rows is one for f < F. For x̄_H is the mean of the means of all sets of
+        n - F rows in H, so ‖out - x̄_H‖² is at most the mean of the squared distances from these,
+        thus κ times the mean of their variances, and that is no more than the variance of H. A rule
+        with an f of its own has the constant of that many bad rows for fewer too.
         """
         return None
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from robust_agg.aggregator import Aggregator, Explanation, Invariance, explained
-from robust_agg.coordinatewise.trimming import Trimming
+from robust_agg.coordinatewise.mean_around_median import MeanAroundMedian
 from robust_agg.errors import ConstraintError, check_choice, check_count, check_rejected
 from robust_agg.mixings.krum_selection import KrumSelection, Rounds
 from robust_agg.shards import WHOLE, Shards
@@ -68,8 +68,9 @@ class Bulyan(Aggregator):
         distance from m is at most 1/(f+1) of the sum of the honest ones', over all coordinates
         (√(h V) + √θ ‖m - x̄‖)²/(f+1).
         """
-        if f != self.f or n < 4 * f + 3:
+        if f > self.f or n < 4 * self.f + 3:
             return None
+        f = self.f
         if f == 0:
             return 0.0
         h, a = n - f, sqrt(2 * (n - f) / (n - 4 * f))
@@ -86,7 +87,8 @@ class Bulyan(Aggregator):
         original, _ = measure(rows, shards=shards)
         check_rejected(self.name, original.rejected_count, self.max_rejected(len(rows)), len(rows))
         selected = KrumSelection(f=self.f, rounds=self.rounds).mix(original, None)
-        output = NearMedian(f=self.f).of_mixed(rows, selected.coefficients, shards=shards)
+        nearest = MeanAroundMedian(f=2 * self.f)  # of θ values, θ - 2f
+        output = nearest.of_mixed(rows, selected.coefficients, shards=shards)
         return explained(
             output.to(rows.dtype),
             rows,
@@ -94,20 +96,3 @@ class Bulyan(Aggregator):
             rejected=~original.accepted,
             shards=shards,
         )
-
-
-@dataclass(frozen=True, kw_only=True)
-class NearMedian(Trimming):
-    """The mean of the n - 2f values of each coordinate nearest to their median.
-
-    The second stage of ``Bulyan``; ``MeanAroundMedian`` keeps n - f values.
-
-    Attributes:
-        f: declared number of Byzantine rows; n >= 2f + 1 is required.
-    """
-
-    def kept(self, n: int) -> tuple[int, int]:
-        return (n - 1) // 2, n // 2 + 1
-
-    def far(self, n: int) -> int:
-        return 2 * self.f

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -18,7 +19,7 @@ from robust_agg.aggregator import (
     explained,
 )
 from robust_agg.errors import check_instance, check_rejected, shown
-from robust_agg.mixings.mixing import Mixing
+from robust_agg.mixings.mixing import Kappa, Mixing
 from robust_agg.shards import WHOLE, Shards
 from robust_agg.span import Geometry, measure, measure_norms
 
@@ -26,7 +27,9 @@ from robust_agg.span import Geometry, measure, measure_norms
 def chain(*stages: Mixing | Aggregator) -> Chain:
     """``chain(a, b, rule)``: apply mixing a, then b, then the rule.
 
-    Each stage checks f against the number of rows it receives; f itself is not changed by mixing.
+    Each stage checks its own f against the number of points it receives; f itself is not changed by
+    mixing. Whether the points that may be bad are no more than that is asked when a run is declared
+    (``check_declared``), for no rule is told how many rows are bad.
 
     Raises:
         TypeError: the last stage is no aggregator, or an earlier one no mixing.
@@ -92,12 +95,10 @@ class Chain(Aggregator):
 
     def kappa(self, n: int, f: int) -> float | None:
         """The rule's constant, carried through the mixings from the last to the first."""
-        constant = self.rule.kappa(n, f)
+        constant: Kappa = self.rule.kappa
         for mixing in reversed(self.mixings):
-            if constant is None:
-                return None
-            constant = mixing.kappa(n, f, constant)
-        return constant
+            constant = partial(mixing.kappa, following=constant)
+        return constant(n, f)
 
     def weights_from(
         self, geometry: Geometry, *, generator: torch.Generator | None = None

@@ -7,8 +7,10 @@ from numbers import Integral
 from robust_agg.aggregator import Aggregator
 from robust_agg.chain import Chain
 from robust_agg.errors import ConstraintError, check_count, check_honest_majority, shown
+from robust_agg.mixings.mixing import Mixing
 from robust_agg.online.estimator import Estimator
 from robust_agg.online.tau import Adaptive
+from robust_agg.trust import trusted
 
 
 def check_declared(
@@ -16,9 +18,11 @@ def check_declared(
 ) -> None:
     """Raise unless ``rule`` withstands f bad rows, of n where n is known.
 
-    Whatever n: no part of the rule that knows an f knows a smaller one. With n: ``n >= 2f + 1``,
-    the quantile of an adaptive τ is at most (n - f)/n, so that no f rows choose it, and the rule's
-    own :meth:`~robust_agg.Aggregator.check` accepts n rows, f of which its last stage bears.
+    Whatever n: no part of a chain that knows an f knows a smaller number than that of the bad
+    points it may receive, which is f until a mixing says otherwise, and a row that is trusted is
+    still in its place there. With n: ``n >= 2f + 1``, the quantile of an adaptive τ is at most
+    (n - f)/n, so that no f rows choose it, the rule's own :meth:`~robust_agg.Aggregator.check`
+    accepts n rows, and every stage bears so many of the points it receives.
 
     Args:
         rule: an aggregator, such as a chain, or an estimator.
@@ -34,11 +38,21 @@ def check_declared(
     if not isinstance(given, Aggregator | Estimator):
         raise ValueError(f"{who}: rule must be an aggregator or an estimator, found {shown(given)}")
     check_count(who, "f", f, minimum=0)
-    for part in _parts(rule):
+    parts = _parts(rule)
+    bad = f
+    for part in parts:
         own = getattr(part, "f", None)
-        if isinstance(own, Integral) and int(own) < f:
+        if isinstance(own, Integral) and int(own) < bad:
             found = f"{type(part).__name__}(f={own})"
-            raise ConstraintError(f"{who}: rule must withstand f={f}, found {found}")
+            spoiled = "" if bad == f else f", of which {bad} points may be bad"
+            raise ConstraintError(f"{who}: rule must withstand f={f}{spoiled}, found {found}")
+        if isinstance(part, Mixing):
+            bad = part.spoiled(bad)
+            if not part.in_place and trusted(rule) is not None:
+                raise ConstraintError(
+                    f"{who}: the row that {parts[-1].name} trusts must be in its place, "
+                    f"found {part.name} before it"
+                )
     if n is None:
         return
     check_count(who, "n", n, minimum=0)
@@ -52,17 +66,26 @@ def check_declared(
         )
     if isinstance(rule, Aggregator):
         rule.check(n)
-        last = _parts(rule)[-1]
-        assert isinstance(last, Aggregator)
-        # Of all n rows: how many of fewer buckets are bad depends on the draw.
-        if last.max_rejected(n) < f:
-            raise ConstraintError(
-                f"{who}: rule must withstand f={f} of n={n} rows, "
-                f"found {last.name}, which withstands {last.max_rejected(n)}"
-            )
+        _check_bearing(rule, n, f, who)
 
 
-def _parts(rule: Aggregator | Estimator) -> list[object]:
+def _check_bearing(rule: Aggregator, n: int, f: int, who: str) -> None:
+    points, bad = n, f
+    for stage in _parts(rule):
+        assert not isinstance(stage, Estimator)
+        bearable = stage.max_rejected(points)
+        if bearable < bad:
+            found = f"found {stage.name}, which withstands {bearable}"
+            declared = f"f={f} of n={n} rows"
+            if (points, bad) != (n, f):
+                declared = f"{bad} of {points} points, which {declared} may spoil"
+            raise ConstraintError(f"{who}: rule must withstand {declared}, {found}")
+        if isinstance(stage, Mixing):
+            points = stage.check(points)
+            bad = min(stage.spoiled(bad), points)
+
+
+def _parts(rule: Aggregator | Estimator) -> list[Mixing | Aggregator | Estimator]:
     if isinstance(rule, Chain):
         return [*rule.mixings, *_parts(rule.rule)]
     return [rule]

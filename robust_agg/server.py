@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from robust_agg import kernels
 from robust_agg.admission import Admitted, Rejection, admit
-from robust_agg.aggregator import Aggregator, Explanation
+from robust_agg.aggregator import Aggregator
 from robust_agg.checkpoint import check_alike
 from robust_agg.codecs import Codec
 from robust_agg.codecs.decoder import Decoder, Reading
@@ -33,6 +33,7 @@ from robust_agg.online.estimator import Estimator
 from robust_agg.seeding import generator
 from robust_agg.span import Geometry, too_far
 from robust_agg.specification import specification
+from robust_agg.trust import for_senders
 from robust_agg.types import State
 
 _SPECIFICATION = "rule specification"
@@ -53,7 +54,8 @@ class Server:
         model: stepped in place, moved to ``device``. Its parameters, in the order of
             ``model.parameters()``, are the d coordinates of a row.
         optimizer: over the model's parameters; momentum 0 unless you want it on the server.
-        rule: an aggregator, or an estimator whose state the server carries.
+        rule: an aggregator, or an estimator whose state the server carries. The position of a row
+            that it trusts is the number of a sender, without whose row a round does not count.
         f: declared number of Byzantine workers, which no message can change.
         seed: of the rule's own randomness, one generator a round.
         device: where rows are stacked and the model lives; CUDA where there is one if None.
@@ -145,7 +147,10 @@ class Server:
     def aggregate(self, rows: Tensor) -> Tensor:
         """What the rule would answer to ``rows`` now; changes nothing (an attacker's oracle)."""
         draw = generator(self.seed, "query", self.round)
-        return self._explain(rows.to(self.device), (), draw, distances=False)[0].output
+        rows = rows.to(self.device)
+        if isinstance(self.rule, Aggregator):
+            return self.rule(rows, generator=draw)
+        return self.rule.step(rows, self._state, senders=(), generator=draw)[0]
 
     def weights_from(self, geometry: Geometry) -> Tensor | None:
         """The weights in :meth:`aggregate`'s answer to points of which the geometry is known.
@@ -219,11 +224,15 @@ class Server:
     ) -> Record:
         begun = time.perf_counter()
         rows, n = admitted.rows, len(admitted.senders)
-        check_declared(self.rule, f=self.f, n=n)
+        rule = for_senders(self.rule, admitted.senders)
+        check_declared(rule, f=self.f, n=n)
         if n < self.quorum:
             raise ConstraintError(f"Server: quorum is {self.quorum} rows, found n={n}")
         draw = generator(self.seed, "aggregate", self.round)
-        why, state = self._explain(rows, admitted.senders, draw, distances=True)
+        if isinstance(rule, Estimator):
+            why, state = rule.explain(rows, self._state, senders=admitted.senders, generator=draw)
+        else:
+            why, state = rule.explain(rows, generator=draw), self._state
         unmeasured = (~why.distances.isfinite()).nonzero().flatten().tolist()
         rejected = sorted({*why.rejected, *unmeasured})
         check_rejected("Server", len(rejected), self.f, n)
@@ -244,18 +253,6 @@ class Server:
             seconds=seconds,
             **arrived,
         )
-
-    def _explain(
-        self, rows: Tensor, senders: Sequence[int], draw: torch.Generator, *, distances: bool
-    ) -> tuple[Explanation, State]:
-        if isinstance(self.rule, Estimator):
-            return self.rule.explain(
-                rows, self._state, senders=senders, generator=draw, distances=distances
-            )
-        if distances:
-            return self.rule.explain(rows, generator=draw), self._state
-        estimate = self.rule(rows, generator=draw)
-        return Explanation(estimate, torch.empty(0, device="cpu")), self._state
 
     def _descend(self, estimate: Tensor) -> None:
         offset = 0

@@ -8,28 +8,37 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from robust_agg.errors import SearchLimitError
+from robust_agg.budget import Budget
 
 
 class CoverSearch:
     """Answers whether covers exist, counting the nodes of all its searches.
 
     Args:
-        who: whose search it is, to begin an error message with.
-        limit: nodes in all after which :class:`~robust_agg.errors.SearchLimitError` is raised.
+        budget: spent on all of them; a step is a look at one vertex.
     """
 
-    def __init__(self, who: str, *, limit: int) -> None:
-        self.who, self.limit, self.nodes = who, limit, 0
+    def __init__(self, budget: Budget) -> None:
+        self.budget, self.nodes = budget, 0
 
     def exists(self, graph: Sequence[int], alive: int, size: int) -> bool:
         """Whether ``size`` vertices at most touch every edge among the ``alive`` ones."""
+        # Not by recursion, for covers may have more vertices than Python has levels.
+        pending = [(alive, size)]
+        while pending:
+            found, branches = self._node(graph, *pending.pop())
+            if found:
+                return True
+            pending += branches
+        return False
+
+    def _node(
+        self, graph: Sequence[int], alive: int, size: int
+    ) -> tuple[bool, list[tuple[int, int]]]:
+        """Whether there is a cover, and if that is not seen, with which vertices left to ask on."""
         self.nodes += 1
-        if self.nodes > self.limit:
-            raise SearchLimitError(
-                f"{self.who}: at most {self.limit} search nodes are allowed, found more"
-            )
         while True:
+            self.budget.spend(1 + alive.bit_count())
             edges, most, pick, alone = 0, 0, -1, -1
             for vertex in _bits(alive):
                 degree = (graph[vertex] & alive).bit_count()
@@ -42,10 +51,10 @@ class CoverSearch:
                 if degree > most:
                     most, pick = degree, vertex
             if edges == 0:
-                return size >= 0
+                return size >= 0, []
             # Every vertex of a cover touches at most `most` edges, each counted twice here.
             if size <= 0 or edges > 2 * size * most:
-                return False
+                return False, []
             if most > size:
                 chosen = pick  # else all its neighbours are in the cover, which are too many
             elif alone >= 0:
@@ -57,11 +66,13 @@ class CoverSearch:
             size -= 1
         if most == 2:
             # Nothing is left but cycles, of which one of k vertices needs half of them.
-            return sum((length + 1) // 2 for length in _components(graph, alive)) <= size
+            self.budget.spend(alive.bit_count())
+            needed = sum((length + 1) // 2 for length in _components(graph, alive))
+            return needed <= size, []
         neighbours = graph[pick] & alive
-        return self.exists(graph, alive & ~(1 << pick), size - 1) or self.exists(
-            graph, alive & ~neighbours & ~(1 << pick), size - most
-        )
+        alive &= ~(1 << pick)
+        # The last one first: the vertex with most edges is in most covers.
+        return False, [(alive & ~neighbours, size - most), (alive, size - 1)]
 
 
 def first_independent_set(search: CoverSearch, graph: Sequence[int], size: int) -> list[int]:
@@ -82,7 +93,8 @@ def first_independent_set(search: CoverSearch, graph: Sequence[int], size: int) 
         alive &= ~(1 << vertex)
         joined = graph[vertex] & alive
         left = spare - joined.bit_count()
-        if left >= 0 and search.exists(graph, alive & ~joined, left):
+        # What is joined to none can be kept whatever else is.
+        if joined == 0 or (left >= 0 and search.exists(graph, alive & ~joined, left)):
             kept.append(vertex)
             alive, spare = alive & ~joined, left
         else:

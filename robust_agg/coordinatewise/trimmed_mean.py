@@ -20,8 +20,9 @@ class TrimmedMean(Trimming):
 
     def kappa(self, n: int, f: int) -> float | None:
         """``6f/(n-2f) · (1 + f/(n-2f))`` (Allouah et al., AISTATS 2023, Proposition on CWTM)."""
-        if f != self.f or n <= 2 * f:
+        if f > self.f or n <= 2 * self.f:
             return None
+        f = self.f
         return 6 * f / (n - 2 * f) * (1 + f / (n - 2 * f))
 
     def kept(self, n: int) -> tuple[int, int]:

@@ -38,7 +38,8 @@ class DivideAndConquer(Aggregator):
 
     It is neither coordinate-wise nor in weight space, for it measures the rows in drawn coordinates
     alone: 2b·n numbers for each Gram matrix. Where d <= b nothing is drawn, and all iterations are
-    one. There is no known κ.
+    one. There is no known κ, nor any bound: a row that is far in coordinates that are not drawn is
+    in the mean.
 
     Attributes:
         f: declared number of Byzantine rows; n >= 2f + 1 is required.

@@ -30,7 +30,8 @@ class FLAME(Aggregator):
     for images; (ε, δ)-differential privacy needs ``λ = √(2 ln(1.25/δ))/ε``, which is far more.
 
     It is neither coordinate-wise nor in weight space: the rows' Gram matrix about the origin, in
-    float64, and one pass. There is no known κ.
+    float64, and one pass. There is no known κ; but for the noise, the result is no longer than the
+    longest honest row while fewer than n/2 are bad.
 
     Attributes:
         noise: λ >= 0; without noise nothing is drawn.

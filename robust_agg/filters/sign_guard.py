@@ -34,8 +34,9 @@ class SignGuard(Aggregator):
       rows far too long could leave S empty), of two such the denser one.
 
     It is neither coordinate-wise nor in weight space, for signs are no geometry: two passes, and
-    one over the drawn coordinates. There is no known κ. Variants of the paper, SignGuard-Sim and
-    -Dist, have a fourth feature; this is the plain one.
+    one over the drawn coordinates. There is no known κ; the result is no longer than the longest
+    honest row while fewer than n/2 are bad. Variants of the paper, SignGuard-Sim and -Dist, have a
+    fourth feature; this is the plain one.
 
     Attributes:
         lower: L in (0, 1].

@@ -17,10 +17,10 @@ from robust_agg.span import Geometry
 class Bucketing(Mixing):
     """The ⌈n/s⌉ means of s rows each, grouped by a random permutation; the last may have fewer.
 
-    Up to f buckets hold a Byzantine row, so the rule that follows needs the same f with fewer rows.
-    A bucket is the mean of its accepted rows and is rejected where it has none. Karimireddy, He &
-    Jaggi, "Byzantine-Robust Learning on Heterogeneous Datasets via Bucketing", ICLR 2022,
-    algorithm 1.
+    Up to f buckets hold a Byzantine row, so the rule that follows needs the same f with fewer
+    points: a share of s·f/n, as in lemma 1 of the paper. A bucket is the mean of its accepted rows
+    and is rejected where it has none. Karimireddy, He & Jaggi, "Byzantine-Robust Learning on
+    Heterogeneous Datasets via Bucketing", ICLR 2022, algorithm 1.
 
     Attributes:
         s: rows a bucket; 1 leaves the rows as they are, in another order.

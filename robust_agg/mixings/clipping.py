@@ -18,6 +18,7 @@ class Clipping(Mixing):
     """``x_i · min(1, C/‖x_i‖₂)`` with a length C of the rows' own, or a given one."""
 
     sees_distances = False
+    in_place = True
 
     @abstractmethod
     def limit(self, geometry: Geometry) -> Tensor:

@@ -8,7 +8,7 @@ import torch
 
 from robust_agg.aggregator import Invariance
 from robust_agg.errors import check_count, check_honest_majority
-from robust_agg.mixings.mixing import Mixed, Mixing
+from robust_agg.mixings.mixing import Kappa, Mixed, Mixing
 from robust_agg.span import Geometry
 
 
@@ -18,11 +18,14 @@ class NearestNeighborMixing(Mixing):
 
     Ties go to the lowest index. A rejected row is nobody's neighbour and stays rejected.
     Allouah et al., "Fixing by Mixing: A Recipe for Optimal Byzantine ML under Heterogeneity",
-    AISTATS 2023, algorithm 1 (NNM).
+    AISTATS 2023, algorithm 1 (NNM). Bad rows that are near honest ones are in their means too, but
+    f of the points at most are not made for an honest row: the rule that follows needs the same f.
 
     Attributes:
         f: declared number of Byzantine rows; n >= 2f + 1 is required.
     """
+
+    in_place = True
 
     f: int
 
@@ -40,9 +43,10 @@ class NearestNeighborMixing(Mixing):
     def max_rejected(self, n: int) -> int:
         return self.f
 
-    def kappa(self, n: int, f: int, following: float) -> float | None:
+    def kappa(self, n: int, f: int, following: Kappa) -> float | None:
         """``8f/(n-f) · (κ + 1)`` (Allouah et al., AISTATS 2023, Lemma on NNM)."""
-        return 8 * f / (n - f) * (following + 1) if f == self.f else None
+        constant = following(n, self.f) if f <= self.f else None
+        return None if constant is None else 8 * self.f / (n - self.f) * (constant + 1)
 
     def mix(self, geometry: Geometry, generator: torch.Generator | None) -> Mixed:
         n = len(geometry)

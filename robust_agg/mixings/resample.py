@@ -21,8 +21,9 @@ class Resample(Mixing):
     Datasets via Resampling", 2020, algorithm 1, the first version of their paper on ``Bucketing``
     (ICLR 2022), which leaves fewer points, each row in one of them.
 
-    Up to s·f of the n points hold a Byzantine row, so the rule that follows must bear that many. A
-    point is the mean of its accepted rows and is rejected where it has none.
+    Up to s·f of the n points hold a Byzantine row, so the rule that follows must bear that many: a
+    rule that knows an f is given s·f. A point is the mean of its accepted rows and is rejected
+    where it has none.
 
     Attributes:
         s: rows a mean; 1 leaves the rows as they are, in another order.
@@ -43,6 +44,9 @@ class Resample(Mixing):
 
     def max_rejected(self, n: int) -> int:
         return n - 1
+
+    def spoiled(self, f: int) -> int:
+        return self.s * f
 
     def mix(self, geometry: Geometry, generator: torch.Generator | None) -> Mixed:
         if generator is None:

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from robust_agg.aggregator import Invariance, Weighing, Weighted
+from robust_agg.covariance import main_spread
 from robust_agg.errors import check_count, check_honest_majority
 from robust_agg.solvers import Matrix, SolverReport, Vector
 from robust_agg.span import Geometry
@@ -38,15 +39,9 @@ def covariance_filter(gram: Matrix, count: float) -> tuple[Vector, int]:
     while not ended:
         steps += 1
         kept = c > 0
-        shares = c[kept] / c[kept].sum()
-        inner = gram[np.ix_(kept, kept)]
-        towards = inner @ shares
-        inner = inner - towards - towards[:, None] + shares @ towards
-        roots = np.sqrt(shares)
-        values, vectors = np.linalg.eigh(roots[:, None] * inner * roots)
-        if values[-1] < least:
-            best, least = np.where(kept, c, 0.0) / c[kept].sum(), float(values[-1])
-        along = np.abs(inner @ (roots * vectors[:, -1]))
+        spread, along = main_spread(gram[np.ix_(kept, kept)], c[kept] / c[kept].sum())
+        if spread < least:
+            best, least = np.where(kept, c, 0.0) / c[kept].sum(), spread
         largest = along.max()
         if largest > 0:  # else the rows that are left are one point
             c[kept] *= 1 - (along / largest) ** 2  # the fourth power of a length may be no number
@@ -101,8 +96,9 @@ class CAF(Weighted):
         1 - p >= (n-3f)/h in common with the uniform one over the honest rows, so ‖out - x̄‖ <=
         √(p/(1-p)) (√λ + √λ_H), and λ_H is at most the honest variance.
         """
-        if f != self.f or n <= 3 * f:
+        if f > self.f or n <= 3 * self.f:
             return None
+        f = self.f
         return 2 * f / (n - 3 * f) * (1 + sqrt(2 * (n - f) / (n - 2 * f))) ** 2
 
     def weigh(self, geometry: Geometry, generator: torch.Generator | None) -> Weighing:

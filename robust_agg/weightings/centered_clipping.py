@@ -9,11 +9,11 @@ from typing import Literal, TypeAlias, get_args
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from robust_agg import kernels
 from robust_agg.aggregator import Aggregator, Explanation, Invariance, explained
+from robust_agg.clipping_steps import clip_in_weight_space, clip_over_rows
 from robust_agg.errors import (
     ConstraintError,
     TooManyRejectedError,
@@ -23,7 +23,8 @@ from robust_agg.errors import (
     shown,
 )
 from robust_agg.shards import WHOLE, Shards
-from robust_agg.span import measure, too_far
+from robust_agg.solvers import Vector
+from robust_agg.span import measure
 
 GRAM_UP_TO = 64
 """Rows for each iteration up to which the Gram matrix, n²d multiply-adds at the speed of a matrix
@@ -56,8 +57,11 @@ class CenteredClipping(Aggregator):
             no minority can move and which makes the rule follow a scaling of the rows.
         iterations: how often to clip.
         start: v₀: the coordinate-wise "median", the "mean" or "zero"; or the position of a row,
-            below n, which must not be rejected; or a tensor ``(d,)``.
+            below n, which must not be rejected, and in a ``Server`` is the number of the sender
+            that is trusted (see ``MoNNA``); or a tensor ``(d,)``.
     """
+
+    trusts = "start"
 
     radius: float | None = None
     iterations: int = 3
@@ -169,9 +173,12 @@ class CenteredClipping(Aggregator):
             gram, accepted = geometry.deviations, geometry.accepted
             base = centre if self._from("median") else None
             first = self._first_weights(accepted)
-        return base, _clip_towards(gram, accepted, first, self.radius, self.iterations), accepted
+        weights = clip_in_weight_space(
+            gram, accepted, first, radius=self.radius, iterations=self.iterations
+        )
+        return base, weights, accepted
 
-    def _first_weights(self, accepted: Tensor) -> NDArray[np.float64]:
+    def _first_weights(self, accepted: Tensor) -> Vector:
         """Those of the start, the rest of which is the rows' centre."""
         first = np.zeros(len(accepted))
         if isinstance(self.start, str):
@@ -212,26 +219,16 @@ class CenteredClipping(Aggregator):
         return start, torch.where(both, shifted, 0.0), accepted
 
     def _over_rows(self, rows: Tensor, shards: Shards) -> tuple[Tensor, Tensor, Tensor]:
-        """As :meth:`_in_weight_space`, each iteration reading the rows twice.
-
-        Their Gram matrix takes n²d multiply-adds once.
-        """
-        n = len(rows)
+        """As :meth:`_in_weight_space`, from starts that need no geometry."""
         if self._from("zero"):
             start = torch.zeros_like(rows[0])
         else:
+            n = len(rows)
             median = kernels.sorted_mean(rows, (n - 1) // 2, n // 2 + 1)
             start = median.nan_to_num_(nan=0.0, posinf=0.0, neginf=0.0)
-        v = start
-        distances = shards.distances(rows, v)
-        accepted = distances <= too_far(rows.dtype)
-        weights = torch.zeros(n, dtype=torch.float64, device="cpu")
-        for iteration in range(self.iterations):
-            if iteration > 0:
-                v = kernels.combine(rows, weights, start)
-                distances = shards.distances(rows, v)
-            factors = torch.from_numpy(_factors(distances.numpy(), accepted.numpy(), self.radius))
-            weights = weights * (1 - factors.mean()) + factors / n
+        weights, accepted = clip_over_rows(
+            rows, start, radius=self.radius, iterations=self.iterations, shards=shards
+        )
         return start, weights, accepted
 
 
@@ -241,34 +238,3 @@ def _is_named(start: object) -> bool:
 
 def _is_position(start: object) -> bool:
     return not isinstance(start, bool) and isinstance(start, Integral) and int(start) >= 0
-
-
-def _clip_towards(
-    gram: Tensor,
-    accepted: Tensor,
-    weights: NDArray[np.float64],
-    radius: float | None,
-    iterations: int,
-) -> Tensor:
-    """The weights of the rows after clipping so often, what they lack being the start's."""
-    # In numpy, which takes a fraction of torch's time to begin an operation on so few numbers.
-    products, kept, n = gram.numpy(), accepted.numpy(), len(accepted)
-    lengths = products.diagonal()
-    for _ in range(iterations):
-        along = products @ weights
-        squares = np.maximum(lengths - 2 * along + weights @ along, 0.0)
-        factors = _factors(np.sqrt(squares), kept, radius)
-        weights = weights * (1 - factors.mean()) + factors / n
-    return torch.from_numpy(weights)
-
-
-def _factors(
-    distances: NDArray[np.float64], kept: NDArray[np.bool_], radius: float | None
-) -> NDArray[np.float64]:
-    """``min(1, r/‖x_i - v‖)``, and 0 for the rows that are not kept."""
-    distances = np.where(kept, distances, np.inf)
-    middle = ceil(len(distances) / 2) - 1
-    r = float(np.sort(distances)[middle]) if radius is None else float(radius)
-    with np.errstate(divide="ignore", invalid="ignore"):  # of rows that are where v is
-        factors = np.where(distances > r, r / distances, 1.0)
-    return np.where(kept, factors, 0.0)

@@ -63,7 +63,14 @@ class MultiKrum(Weighted):
 
     @property
     def invariances(self) -> frozenset[Invariance]:
-        return frozenset(Invariance)
+        # Not permutation where two rows have the same score whatever they are, and one may be
+        # selected: the nearest two, if a score is one distance; and if it is a sum of plain ones,
+        # of k rows along a line and their distances to each other, k even, those in the middle.
+        all_rows = self.f == 0 and self.m is None
+        more = self.f + self._spare()  # q = n - more, which is 1 for some n if more is 1 or 2
+        plain = self.distances == "plain" and more > 1 and not all_rows
+        tied = plain or (self.m == 1 and more <= 2)
+        return frozenset(Invariance) - ({Invariance.PERMUTATION} if tied else set())
 
     def check(self, n: int) -> None:
         spare = self._spare()
@@ -90,9 +97,10 @@ class MultiKrum(Weighted):
         Of plain distances, ``(q/s · √(2h/(h-1)) + √(h/s))²``: likewise s ‖x_k - x̄‖ <=
         score_k + √(s h V), and the honest scores average at most q √(2 h V/(h-1)).
         """
-        q = n - f - self._spare()
-        if f != self.f or n < 2 * f + 2 * self._spare() - 1 or q < 1:
+        q = n - self.f - self._spare()
+        if f > self.f or n < 2 * self.f + 2 * self._spare() - 1 or q < 1:
             return None
+        f = self.f
         h, s = n - f, q - f + 1
         if self.distances == "plain":
             return (q / s * sqrt(2 * h / (h - 1)) + sqrt(h / s)) ** 2

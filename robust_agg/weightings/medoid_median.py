@@ -16,13 +16,15 @@ class MedoidMedian(Weighted):
 
     The geometric median among the rows themselves, which El Mhamdi, Guerraoui & Rouault, "The
     Hidden Vulnerability of Distributed Learning in Byzantium", ICML 2018, section 2, call GeoMed.
-    A rejected row is left out of the sums. ``GeometricMedian`` looks at all points of the space,
-    and follows the rows continuously.
+    Of an even number of rows in one dimension the two in the middle have the same sum. A rejected
+    row is left out of the sums. ``GeometricMedian`` looks at all points of the space, and follows
+    the rows continuously.
     """
 
     @property
     def invariances(self) -> frozenset[Invariance]:
-        return frozenset(Invariance)
+        # Not permutation: of an even number of rows along a line, two are always as good.
+        return frozenset(Invariance) - {Invariance.PERMUTATION}
 
     def check(self, n: int) -> None:
         """Any n >= 1 will do; f does not enter."""

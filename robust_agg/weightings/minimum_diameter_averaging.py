@@ -11,14 +11,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from robust_agg.aggregator import Invariance, Weighing, Weighted
+from robust_agg.budget import Budget
 from robust_agg.errors import check_count, check_honest_majority
 from robust_agg.solvers import SolverReport
 from robust_agg.span import Geometry
 from robust_agg.vertex_covers import CoverSearch, first_independent_set
 
-MOST_NODES = 200_000
-"""Search nodes of one call at most: some seconds. 30 rows, 10 of them bad, take some thirty."""
-
+MOST_STEPS = 10_000_000
+"""Looks at a row, of one search at most: some seconds. 30 rows, 10 of them bad, take a thousand."""
 
 _TIE = 1e-9
 # Squared distances nearer than that, of themselves, are the same: of mixed rows many are equal.
@@ -40,11 +40,13 @@ def smallest_diameter(distances: Tensor, count: int, *, who: str) -> tuple[list[
         The set, ascending, and the number of search nodes.
 
     Raises:
-        SearchLimitError: more than ``MOST_NODES`` search nodes are needed.
+        SearchLimitError: more than ``MOST_STEPS`` looks at a row are needed.
     """
     table = distances.numpy()
+    if count == len(table):
+        return list(range(count)), 0
     table = np.maximum(table, table.T)  # the two may be rounded apart
-    search = CoverSearch(who, limit=MOST_NODES)
+    search = CoverSearch(Budget(who, MOST_STEPS))
     everyone, spare = (1 << len(table)) - 1, len(table) - count
     thresholds = np.unique(table)  # 0, on the diagonal, among them
     low, high = 0, len(thresholds) - 1  # at the largest there is no conflict
@@ -75,8 +77,8 @@ class MinimumDiameterAveraging(Weighted):
     the smallest diameter: the lexicographically lowest is taken.
 
     Attributes:
-        f: declared number of Byzantine rows; n >= 2f + 1 is required. More than 200,000 search
-            nodes, which rows chosen for that may need from about f = 30 on, are an error.
+        f: declared number of Byzantine rows; n >= 2f + 1 is required. A search of more than some
+            seconds, which rows chosen for that may need from about f = 30 on, is an error.
     """
 
     f: int
@@ -105,8 +107,9 @@ class MinimumDiameterAveraging(Weighted):
         In terms of the diameter itself, ‖out - x̄‖ <= 2f/h times that of H (Farhadkhani et al.,
         ICML 2022: (f, λ)-resilient averaging with λ = 2f/(n-f)).
         """
-        if f != self.f or n <= 2 * f:
+        if f > self.f or n <= 2 * self.f:
             return None
+        f = self.f
         return (f * sqrt(2 / (n - f)) + sqrt(f / (n - 2 * f))) ** 2
 
     def weigh(self, geometry: Geometry, generator: torch.Generator | None) -> Weighing:

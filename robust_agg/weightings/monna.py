@@ -27,8 +27,12 @@ class MoNNA(Weighted):
 
     Attributes:
         f: declared number of Byzantine rows; n >= 2f + 1 is required.
-        reference: position of the trusted row, below n; a round in which it is rejected fails.
+        reference: position of the trusted row, below n; a round in which it is rejected fails. In a
+            ``Server`` the number of the trusted sender, wherever its row is among those that
+            arrive. Nothing that puts rows elsewhere may be declared before this rule in a chain.
     """
+
+    trusts = "reference"
 
     f: int
     reference: int = 0

@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from robust_agg.aggregator import Invariance, Weighing, Weighted
-from robust_agg.errors import SearchLimitError, check_count, check_honest_majority
+from robust_agg.budget import Budget
+from robust_agg.covariance import main_spread
+from robust_agg.errors import check_count, check_honest_majority
 from robust_agg.solvers import Matrix, SolverReport, Vector
 from robust_agg.span import Geometry
 
-MOST_NODES = 500_000
-"""Search nodes of one call at most: some 25 seconds of one core."""
+MOST_STEPS = 500_000
+"""Of one search at most: some 25 seconds of one core. A step is a node of 30 points."""
+
+_SQUARE, _CUBE = 250, 50_000
+# Of m points, m²/_SQUARE steps more is what a node costs, and m³/_CUBE an eigenvalue.
 
 _TIE = 1e-9
 # Eigenvalues nearer than that, of themselves, are the same: of such sets the first is taken.
@@ -35,7 +41,8 @@ def smallest_top_eigenvalue(gram: Matrix, count: int, *, who: str) -> tuple[list
     Of several such sets, to one part in 10⁹, the lexicographically lowest. By branch and bound over
     the sets in lexicographic order: the scatter ``Σ_i (x_i - x̄)(x_i - x̄)ᵀ`` only grows with the
     set, so that one is left out with all that begin with it as soon as its largest eigenvalue
-    reaches that of a set which is known, at first by exchanging points one by one.
+    reaches that of a set which is known, at first by leaving out points that are far out and by
+    exchanging points one by one.
 
     Args:
         gram: ``(m, m)``, <x_i - o, x_j - o> for an o that is about as near to them as they are to
@@ -47,16 +54,19 @@ def smallest_top_eigenvalue(gram: Matrix, count: int, *, who: str) -> tuple[list
         The set, ascending, and the number of search nodes.
 
     Raises:
-        SearchLimitError: more than ``MOST_NODES`` search nodes are needed.
+        SearchLimitError: more than ``MOST_STEPS`` search steps are needed.
     """
-    known = _exchanged(gram, _thinned(gram, count))
+    if count == len(gram):
+        return list(range(count)), 0
+    budget = Budget(who, MOST_STEPS)
+    known = _exchanged(gram, _thinned(gram, count, budget), budget)
     noise = _NOISE * float(gram.diagonal()[known].max())
     least = float(_top(gram, known[None])[0])
     if least <= noise:
         lengths = gram.diagonal()
         apart = lengths - 2 * gram[known[0]] + lengths[known[0]]
         return np.flatnonzero(apart <= noise)[:count].tolist() or known.tolist(), 0
-    search = _Search(gram, count, who)
+    search = _Search(gram, count, budget)
     best, bound = known.tolist(), least * (1 + _TIE)
     while (found := search.first_below(bound)) is not None:
         best = found
@@ -77,31 +87,41 @@ def _top(gram: Matrix, sets: Places) -> Vector:
     return np.concatenate(values)
 
 
-def _thinned(gram: Matrix, count: int) -> Places:
-    """All points, without those, one after the other, that leave the least eigenvalue behind."""
+def _eigenvalue_steps(count: int) -> int:
+    return 1 + count**3 // _CUBE
+
+
+def _thinned(gram: Matrix, count: int, budget: Budget) -> Places:
+    """All points, without those, one after the other, that are farthest out where they spread."""
     kept = np.arange(len(gram))
     while len(kept) > count:
-        sets = np.array([np.delete(kept, place) for place in range(len(kept))])
-        kept = sets[_top(gram, sets).argmin()]
+        budget.spend(_eigenvalue_steps(len(kept)))
+        shares = np.full(len(kept), 1 / len(kept))
+        _, along = main_spread(gram[np.ix_(kept, kept)], shares)
+        kept = np.delete(kept, along.argmax())
     return kept
 
 
-def _exchanged(gram: Matrix, kept: Places) -> Places:
-    """The set after exchanging one point for another for as long as that helps."""
+def _exchanged(gram: Matrix, kept: Places, budget: Budget) -> Places:
+    """The set after exchanging one point for another for as long as that helps.
+
+    It need not be the best, so that no more than a tenth of what may be spent goes into it.
+    """
     others = np.setdiff1d(np.arange(len(gram)), kept)
-    if len(others) == 0:
-        return kept
+    steps = len(kept) * len(others) * _eigenvalue_steps(len(kept))
     least = _top(gram, kept[None])[0]
-    while True:
+    for _ in range(budget.limit // (10 * steps)):
+        budget.spend(steps)
         sets = np.repeat(kept[None], len(kept) * len(others), axis=0)
         each = np.arange(len(sets))
         sets[each, each // len(others)] = others[each % len(others)]
         values = _top(gram, sets)
         best = values.argmin()
         if not values[best] < least * (1 - _TIE):
-            return np.sort(kept)
+            break
         kept, least = sets[best], values[best]
         others = np.setdiff1d(np.arange(len(gram)), kept)
+    return np.sort(kept)
 
 
 class _Search:
@@ -114,59 +134,75 @@ class _Search:
     that is not positive a pair.
     """
 
-    def __init__(self, gram: Matrix, count: int, who: str) -> None:
-        self.gram, self.count, self.who = gram, count, who
+    def __init__(self, gram: Matrix, count: int, budget: Budget) -> None:
+        self.gram, self.count, self.budget = gram, count, budget
         self.nodes = 0
 
     def first_below(self, bound: float) -> list[int] | None:
         """The lexicographically lowest of the sets; None if there is none."""
+        # Not by recursion, for sets may have more points than Python has levels.
+        levels = [self._single(bound)]
+        while levels:
+            node = next(levels[-1], None)
+            if node is None:
+                levels.pop()
+            elif len(node.kept) == self.count:
+                return node.kept
+            else:
+                levels.append(self._following(node))
+        return None
+
+    def _single(self, bound: float) -> Iterator[_Node]:
+        """The sets of one point that enough others come after."""
         for first in range(len(self.gram) - self.count + 1):
             left = np.arange(first + 1, len(self.gram))
             inner = self.gram[np.ix_(left, left)]
             to_first = self.gram[left, first]
             inner = inner - to_first - to_first[:, None] + self.gram[first, first]
-            found = self._first([first], left, bound * (np.eye(len(left)) + 1) - inner)
-            if found is not None:
-                return found
-        return None
+            yield _Node([first], left, bound * (np.eye(len(left)) + 1) - inner)
 
-    def _first(self, kept: list[int], left: Places, schur: Matrix) -> list[int] | None:
-        """The lowest set that begins with ``kept`` and goes on among ``left``, both ascending."""
+    def _following(self, node: _Node) -> Iterator[_Node]:
+        """The sets with one point more, ascending, that may become one of those looked for."""
         self.nodes += 1
-        if self.nodes > MOST_NODES:
-            raise SearchLimitError(
-                f"{self.who}: at most {MOST_NODES} search nodes are allowed, found more for "
-                f"{self.count} of {len(self.gram)} rows"
-            )
+        kept, left, schur = node
         missing = self.count - len(kept)
-        if missing == 0:
-            return kept
-        joined = _joined(schur, missing)
+        joined = self._joined(schur, missing)
         for place in np.flatnonzero(joined.diagonal()):
             later = np.flatnonzero(joined[place, place + 1 :]) + place + 1
             if len(later) < missing - 1:
                 continue
             row = schur[place, later]
             after = schur[np.ix_(later, later)] - np.outer(row, row) / schur[place, place]
-            found = self._first([*kept, int(left[place])], left[later], after)
-            if found is not None:
-                return found
-        return None
+            yield _Node([*kept, int(left[place])], left[later], after)
+
+    def _joined(self, schur: Matrix, missing: int) -> NDArray[np.bool_]:
+        """Which points can follow, on the diagonal, and which two of them together.
+
+        A point that has not enough of the others to follow with cannot follow either.
+        """
+        pivots = schur.diagonal()
+        joined = (np.outer(pivots, pivots) > schur**2) & (pivots > 0) & (pivots > 0)[:, None]
+        np.fill_diagonal(joined, pivots > 0)
+        while True:
+            self.budget.spend(1 + len(pivots) ** 2 // _SQUARE)
+            enough = joined.sum(axis=1) >= missing
+            if enough[joined.diagonal()].all():
+                return joined
+            joined &= enough & enough[:, None]
 
 
-def _joined(schur: Matrix, missing: int) -> NDArray[np.bool_]:
-    """Which points can follow, on the diagonal, and which two of them together.
+class _Node(NamedTuple):
+    """A set that is to be continued.
 
-    A point that has not enough of the others to follow with cannot follow either.
+    Attributes:
+        kept: its points, ascending.
+        left: the points that may follow, ascending.
+        schur: ``(len(left), len(left))``, the Schur complement over them.
     """
-    pivots = schur.diagonal()
-    joined = (np.outer(pivots, pivots) > schur**2) & (pivots > 0) & (pivots > 0)[:, None]
-    np.fill_diagonal(joined, pivots > 0)
-    while True:
-        enough = joined.sum(axis=1) >= missing
-        if enough[joined.diagonal()].all():
-            return joined
-        joined &= enough & enough[:, None]
+
+    kept: list[int]
+    left: Places
+    schur: Matrix
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -183,8 +219,8 @@ class SMEA(Weighted):
     for n = 30 and f = 5, 11 s for n = 30 and f = 10, in thousands of dimensions.
 
     Attributes:
-        f: declared number of Byzantine rows; n >= 2f + 1 is required. More than 500,000 search
-            nodes are an error.
+        f: declared number of Byzantine rows; n >= 2f + 1 is required. A search that would take
+            longer than some 25 seconds is an error.
     """
 
     f: int
@@ -210,7 +246,7 @@ class SMEA(Weighted):
         from x̄ to the mean of the rows in both by √(k/(h-k) λ_H), and from there to that of S by as
         much. And λ_H is at most the honest variance.
         """
-        return 4 * f / (n - 2 * f) if f == self.f and n > 2 * f else None
+        return 4 * self.f / (n - 2 * self.f) if f <= self.f and n > 2 * self.f else None
 
     def weigh(self, geometry: Geometry, generator: torch.Generator | None) -> Weighing:
         places, gram = geometry.accepted_gram()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Iterator
-from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from oracles import rules as oracle
+from peer_packages import from_peer, is_installed
 from torch import Tensor
 
 from experiments import cli
@@ -278,10 +279,7 @@ LOWER_MIDDLE = {("ByzPy", "CoordinateWiseMedian")}
 @pytest.mark.parametrize(("peer", "name"), [(p, n) for p, names in SAME.items() for n in names])
 @pytest.mark.parametrize("n", [8, 9])
 def test_a_peer_is_called_as_it_is_meant(peer: str, name: str, n: int) -> None:
-    try:
-        catalogue = peers.PEERS[peer]()
-    except peers.MissingPeerError as error:
-        pytest.skip(str(error))
+    catalogue = from_peer(peer.lower().replace("-", "_"), peers.PEERS[peer])
     rows = torch.randn(n, 50, generator=torch.Generator().manual_seed(1))
     rows[:2] -= 10
     before = rows.clone()
@@ -307,6 +305,18 @@ def test_a_part_of_a_package_is_imported_without_the_rest(
         peers.part(package.name, "bad")
     with pytest.raises(peers.MissingPeerError, match="no_such_package is not installed"):
         peers.part("no_such_package", "good")
+
+
+def test_a_peer_that_is_there_and_fails_is_no_missing_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, line in (("needy", "import something_that_nobody_has"), ("broken", "1 / 0")):
+        (tmp_path / f"{name}_peer.py").write_text(line)
+        monkeypatch.syspath_prepend(tmp_path)
+        with pytest.raises(peers.MissingPeerError):
+            from_peer(f"{name}_peer", partial(peers._module, f"{name}_peer"))
+    with pytest.raises(pytest.skip.Exception, match=r"^no_such_peer is not installed$"):
+        from_peer("no_such_peer", lambda: peers._module("no_such_peer"))
 
 
 def test_timing_is_of_the_repeats_alone() -> None:
@@ -343,7 +353,7 @@ def test_both_loops_learn_the_same() -> None:
     data = Split(inputs, targets)
     setting = Setting(model="fc_mnist", rule="NNM + TrimmedMean")
     loops: list[Loop] = [OurLoop(setting, data)]
-    with suppress(peers.MissingPeerError):
+    if is_installed("byzfl"):
         loops.append(ByzFLLoop(setting, data))
     for loop in loops:
         for _ in range(60):

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from rule_table import RULES, F, Row
 
 import robust_agg as ra
 from robust_agg.declared import check_declared
@@ -30,6 +31,7 @@ def nnm(f: int, rule: ra.Aggregator) -> ra.Aggregator:
         (nnm(2, ra.Krum(f=1)), r"Krum\(f=1\)"),
         (ra.Chain(mixings=[], rule=nnm(2, ra.Krum(f=1))), r"Krum\(f=1\)"),
         (ra.Krum(f=np.int64(1)), r"Krum\(f=1\)"),
+        (ra.chain(ra.Bucketing(s=2), ra.Krum(f=1)), r"Krum\(f=1\)"),
     ],
     ids=lambda p: p if isinstance(p, str) else p.name,
 )
@@ -74,6 +76,29 @@ def test_a_rule_that_withstands_f_passes_with_and_without_n(rule: Rule) -> None:
             10,
             "^me: rule must withstand f=2 of n=10 rows, found BetaTrimmedMean, which withstands 1$",
         ),
+        # 7 points of 20 rows, and 20 of 20.
+        (
+            ra.chain(ra.Bucketing(s=3), ra.CoordinateWiseMedian()),
+            4,
+            20,
+            "^me: rule must withstand 4 of 7 points, which f=4 of n=20 rows may spoil, "
+            "found CoordinateWiseMedian, which withstands 3$",
+        ),
+        (
+            ra.chain(ra.Resample(s=3), ra.Clip(threshold=1.0), ra.GeometricMedian()),
+            4,
+            20,
+            "^me: rule must withstand 12 of 20 points, which f=4 of n=20 rows may spoil, "
+            "found GeometricMedian, which withstands 9$",
+        ),
+        # As many as there are, where that is less than s·f.
+        (
+            ra.chain(ra.Resample(s=3), ra.SignGuard()),
+            4,
+            9,
+            "^me: rule must withstand 9 of 9 points, which f=4 of n=9 rows may spoil, "
+            "found SignGuard, which withstands 4$",
+        ),
         (
             ra.VClip(tau=ra.Adaptive(quantile=0.9)),
             2,
@@ -87,6 +112,81 @@ def test_n_rows_that_are_too_few_are_named(rule: Rule, f: int, n: int, message: 
     with pytest.raises(ra.ConstraintError, match=message) as caught:
         check_declared(rule, f=f, n=n, who="me")
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("rule", "found"),
+    [
+        (ra.TrimmedMean(f=2), "TrimmedMean"),
+        (ra.chain(ra.NearestNeighborMixing(f=2), ra.TrimmedMean(f=4)), "NearestNeighborMixing"),
+        (ra.chain(ra.Resample(s=1), ra.Krum(f=3)), "Krum"),
+    ],
+    ids=lambda p: getattr(p, "name", ""),
+)
+def test_a_rule_must_know_of_all_points_that_are_spoiled(rule: ra.Aggregator, found: str) -> None:
+    """Whatever n: a server does not know it before its rounds."""
+    resampled = ra.chain(ra.Resample(s=2), rule)
+    check_declared(resampled, f=1, n=20)
+    message = (
+        r"^Server: rule must withstand f=2, of which 4 points may be bad, "
+        rf"found {found}\(f=\d\)$"
+    )
+    with pytest.raises(ra.ConstraintError, match=message) as caught:
+        check_declared(resampled, f=2)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("row", RULES, ids=str)
+def test_a_rule_is_accepted_from_as_many_rows_on_as_it_bears_f(row: Row) -> None:
+    accepted = []
+    for n in range(2 * F + 1, 40):
+        try:
+            check_declared(row.make(), f=F, n=n)
+        except ra.ConstraintError:
+            continue
+        accepted.append(n)
+    assert accepted == list(range(max(row.smallest, row.bears), 40))
+
+
+def test_chains_that_are_in_use_are_accepted() -> None:
+    check_declared(ra.chain(ra.Bucketing(s=2), ra.GeometricMedian()), f=4, n=20)
+    check_declared(ra.chain(ra.Bucketing(s=2), ra.TrimmedMean(f=4)), f=4, n=20)
+    check_declared(ra.chain(ra.Resample(s=2), ra.TrimmedMean(f=8)), f=4, n=20)
+
+
+TRUSTING = [ra.MoNNA(f=2, reference=1), ra.CenteredClipping(start=1)]
+every_trusting = pytest.mark.parametrize("rule", TRUSTING, ids=lambda rule: rule.name)
+
+
+@every_trusting
+@pytest.mark.parametrize(
+    "mixing",
+    [ra.Bucketing(s=1), ra.Bucketing(s=2), ra.Resample(s=1), ra.KrumSelection(f=2)],
+    ids=repr,
+)
+def test_a_trusted_row_must_be_in_its_place(rule: ra.Aggregator, mixing: ra.Mixing) -> None:
+    message = (
+        f"^Server: the row that {rule.name} trusts must be in its place, "
+        f"found {mixing.name} before it$"
+    )
+    for stages in ([mixing], [ra.Clip(threshold=1.0), mixing], [mixing, ra.Clip(threshold=1.0)]):
+        with pytest.raises(ra.ConstraintError, match=message):
+            check_declared(ra.chain(*stages, rule), f=2)
+    with pytest.raises(ra.ConstraintError, match=message):
+        check_declared(ra.chain(mixing, ra.Chain(mixings=[], rule=rule)), f=2)
+
+
+@every_trusting
+@pytest.mark.parametrize(
+    "mixing",
+    [ra.Clip(threshold=1.0), ra.AdaptiveClip(f=2), ra.NearestNeighborMixing(f=2)],
+    ids=lambda mixing: mixing.name,
+)
+def test_a_trusted_row_is_in_its_place_after_what_keeps_rows_there(
+    rule: ra.Aggregator, mixing: ra.Mixing
+) -> None:
+    check_declared(ra.chain(mixing, rule), f=2, n=9)
+    check_declared(ra.chain(ra.Bucketing(s=2), mixing, ra.CenteredClipping()), f=2, n=9)
 
 
 @pytest.mark.parametrize(

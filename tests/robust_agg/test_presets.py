@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Mapping
+from functools import partial
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from oracles import rules as oracle
+from peer_packages import from_peer
 from torch import Tensor
 
 import robust_agg as ra
@@ -93,16 +95,15 @@ def near(found: Any, expected: Any, tolerance: float = 1e-11) -> None:
 
 
 def the_peer(module: ModuleType) -> SimpleNamespace:
-    """The peer's own classes by name, or the test is skipped."""
-    try:
-        if module is byzfl:
-            places = [peers.part("byzfl", "aggregators")]
-        else:
-            parts = ("coordinate_wise", "geometric_wise", "norm_wise")
-            places = [peers._module(f"byzpy.aggregators.{part}") for part in parts]
-            places.append(peers._module("byzpy.pre_aggregators"))
-    except peers.MissingPeerError as error:
-        pytest.skip(str(error))
+    """The peer's own classes by name; without the peer the test is skipped."""
+    if module is byzfl:
+        places = [from_peer("byzfl", lambda: peers.part("byzfl", "aggregators"))]
+    else:
+        parts = [f"aggregators.{part}_wise" for part in ("coordinate", "geometric", "norm")]
+        places = [
+            from_peer("byzpy", partial(peers._module, f"byzpy.{part}"))
+            for part in (*parts, "pre_aggregators")
+        ]
     return SimpleNamespace(**{
         name: value
         for place in places

@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 import math
+from typing import get_args
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from rule_table import RULES, F, Row
+from rule_table import RULES, D, F, Row
 from torch import Tensor
 
-from robust_agg import Aggregator, Invariance, Mean, TooManyRejectedError
+from robust_agg import (
+    Aggregator,
+    ConstraintError,
+    Invariance,
+    Mean,
+    MultiKrum,
+    TooManyRejectedError,
+)
+from robust_agg.weightings.krum import Distances, Neighbours
 
-D = 6
 TOLERANCE = {torch.float64: 1e-7, torch.float32: 1e-4, torch.bfloat16: 2e-2, torch.float16: 4e-3}
 seeds = st.integers(0, 2**31)
 every_rule = pytest.mark.parametrize("row", RULES, ids=str)
@@ -79,7 +87,18 @@ def follows(rule: Aggregator, invariance: Invariance, rows: Tensor, seed: int) -
 @given(seed=seeds, extra=st.integers(0, 6))
 def test_declared_invariances_hold(row: Row, dtype: torch.dtype, seed: int, extra: int) -> None:
     rule = row.make()
-    rows = draw(seed, max(row.smallest, row.distinct) + extra, dtype=dtype)
+    rows = draw(seed, row.smallest + extra, dtype=dtype)
+    for invariance in rule.invariances:
+        assert follows(rule, invariance, rows, seed), invariance
+
+
+@every_rule
+@settings(max_examples=12)
+@given(seed=seeds, extra=st.integers(0, 6))
+def test_declared_invariances_hold_along_a_line(row: Row, seed: int, extra: int) -> None:
+    """Where many a score is the same sum of distances."""
+    rule = row.make()
+    rows = draw(seed, row.smallest + extra, 1)
     for invariance in rule.invariances:
         assert follows(rule, invariance, rows, seed), invariance
 
@@ -88,8 +107,53 @@ def test_declared_invariances_hold(row: Row, dtype: torch.dtype, seed: int, extr
 def test_what_is_not_declared_does_not_hold(row: Row) -> None:
     rule = row.make()
     for invariance in set(Invariance) - rule.invariances:
-        tried = (follows(rule, invariance, draw(s, row.smallest + 5), s) for s in range(40))
+        tried = (
+            follows(rule, invariance, draw(s, row.smallest + 5, d), s)
+            for d in (D, 1)
+            for s in range(40)
+        )
         assert not all(tried), invariance
+
+
+def accepts(rule: Aggregator, n: int) -> bool:
+    try:
+        rule.check(n)
+    except ConstraintError:
+        return False
+    return True
+
+
+KRUMS = [
+    MultiKrum(f=f, m=m, neighbours=neighbours, distances=distances)
+    for f in (0, 1, 2)
+    for m in (None, 1)
+    for neighbours in get_args(Neighbours)
+    for distances in get_args(Distances)
+]
+
+
+@pytest.mark.parametrize("rule", KRUMS, ids=repr)
+def test_krum_follows_permutations_but_where_two_scores_are_always_the_same(
+    rule: MultiKrum,
+) -> None:
+    followed = all(
+        follows(rule, Invariance.PERMUTATION, draw(seed, n, d), seed)
+        for n in range(1, 2 * rule.f + 10)
+        if accepts(rule, n)
+        for d in (1, 3)
+        for seed in range(8)
+    )
+    declared = Invariance.PERMUTATION in rule.invariances
+    assert followed == declared if rule.m == 1 else followed or not declared
+
+
+def test_krum_of_plain_distances_may_leave_out_one_of_two_rows_in_the_middle() -> None:
+    # Of the last four along a line, the two in the middle are the fifth and the sixth best.
+    rows = torch.tensor([[0.0], [1.0], [2.0], [3.0], [13.0], [14.0], [17.0]], dtype=torch.float64)
+    rule = MultiKrum(f=2, distances="plain")
+    assert Invariance.PERMUTATION not in rule.invariances
+    assert run(rule, rows).item() == (0 + 1 + 2 + 3 + 13) / 5
+    assert run(rule, rows[[0, 1, 2, 3, 5, 4, 6]]).item() == (0 + 1 + 2 + 3 + 14) / 5
 
 
 RETURNS = [row for row in RULES if row.estimates and "Clip+" not in str(row)]
@@ -179,7 +243,7 @@ kinds = st.sampled_from([*CORRUPTIONS, "random", "one coordinate", "mixed"])
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16], ids=str)
 @settings(max_examples=40)
 @given(seed=seeds, extra=st.integers(0, 8), bad=st.lists(kinds, min_size=0, max_size=F))
-def test_up_to_f_bad_rows_leave_a_finite_result_within_kappa(
+def test_up_to_f_bad_rows_leave_a_finite_result_within_bounds(
     row: Row, dtype: torch.dtype, seed: int, extra: int, bad: list[str]
 ) -> None:
     rule = row.make()
@@ -187,16 +251,34 @@ def test_up_to_f_bad_rows_leave_a_finite_result_within_kappa(
     rows, honest = corrupted(seed, n, bad, dtype)
     out = run(rule, rows)
     assert bool(out.isfinite().all())
-    kappa = rule.kappa(n, F)
-    if kappa is None:
-        return
-    # The constant is for every set of n - f rows that are honest.
-    good = rows[honest][: n - F].double()
-    mean = good.mean(dim=0)
-    variance = float((good - mean).square().sum(dim=1).mean())
-    error = float((out.double() - mean).norm())
+    good = rows[honest].double()
     rounding = TOLERANCE[dtype] * float(good.abs().max()) * math.sqrt(D)
-    assert error <= math.sqrt(kappa * variance) + rounding
+    # The constant is for every set of n - f rows that are honest, and for every f up to F.
+    for f in {len(bad), F}:
+        kappa = rule.kappa(n, f)
+        if n >= row.known:
+            assert (kappa is None) == (row.reach is not None or row.dragged)
+        if kappa is not None:
+            some = good[: n - f]
+            mean = some.mean(dim=0)
+            variance = float((some - mean).square().sum(dim=1).mean())
+            error = float((out.double() - mean).norm())
+            assert error <= math.sqrt(kappa * variance) + rounding
+    if row.reach is not None:
+        centre, reach = row.reach(good)
+        assert float((out.double() - centre).norm()) <= reach + rounding
+
+
+@pytest.mark.parametrize("row", [r for r in RULES if r.dragged], ids=str)
+@pytest.mark.parametrize("far", [1e6, 1e9])
+def test_one_row_drags_what_has_no_bound_in_proportion(row: Row, far: float) -> None:
+    rows = draw(0, max(row.smallest, row.bears))
+    moved = []
+    for coordinate in range(D):
+        rows_and_one = rows.clone()
+        rows_and_one[0, coordinate] = far
+        moved.append(float((run(row.make(), rows_and_one) - rows[1:].mean(dim=0)).norm()))
+    assert max(moved) > 1e-4 * far
 
 
 @settings(max_examples=40)

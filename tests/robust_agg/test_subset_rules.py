@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
 import itertools
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -15,10 +18,13 @@ from hypothesis import strategies as st
 from oracles import rules as oracle
 
 import robust_agg as ra
+from robust_agg import vertex_covers
+from robust_agg.budget import Budget
 from robust_agg.server import Server
 from robust_agg.vertex_covers import CoverSearch, first_independent_set
 from robust_agg.weightings import minimum_diameter_averaging, smea
 from robust_agg.weightings.minimum_diameter_averaging import smallest_diameter
+from robust_agg.weightings.smea import smallest_top_eigenvalue
 
 Array = npt.NDArray[np.float64]
 seeds = st.integers(0, 2**31)
@@ -182,7 +188,7 @@ def test_independent_sets_are_those_of_a_look_at_all(data: st.DataObject) -> Non
     def free(some: tuple[int, ...]) -> bool:
         return all(not graph[i] >> j & 1 for i, j in itertools.combinations(some, 2))
 
-    search = CoverSearch("me", limit=10_000)
+    search = CoverSearch(Budget("me", 10_000))
     for size in range(1, n + 1):
         sets = (some for some in itertools.combinations(range(n), size) if free(some))
         first = next(sets, None)
@@ -205,8 +211,9 @@ def cubic(pairs: int, seed: int) -> list[int]:
 @pytest.mark.parametrize("seed", range(5))
 def test_graphs_in_which_nothing_but_branching_helps_take_few_nodes(seed: int) -> None:
     graph = cubic(15, seed)
-    search = CoverSearch("me", limit=2_000)
+    search = CoverSearch(Budget("me", 100_000))
     sizes = [size for size in range(31) if search.exists(graph, (1 << 30) - 1, size)]
+    assert search.nodes <= 2_000
     assert sizes == list(range(sizes[0], 31))
     assert 15 <= sizes[0] <= 20
 
@@ -222,6 +229,97 @@ def test_distances_of_no_space_take_few_nodes(seed: int) -> None:
         assert nodes <= 500
 
 
+def test_no_more_vertices_are_looked_at_than_the_budget_has(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    looked = 0
+    each = vertex_covers._bits
+
+    def counting(mask: int) -> Iterator[int]:
+        nonlocal looked
+        for vertex in each(mask):
+            looked += 1
+            yield vertex
+
+    monkeypatch.setattr(vertex_covers, "_bits", counting)
+    graph = cubic(60, 0)
+    for limit in (1_000, 10_000, 100_000):
+        looked = 0
+        with pytest.raises(ra.SearchLimitError, match=f"^me: at most {limit} search steps are"):
+            CoverSearch(Budget("me", limit)).exists(graph, (1 << 120) - 1, 66)
+        # A component is asked of each of its vertices once more.
+        assert limit / 4 <= looked <= 2 * limit
+
+
+@pytest.mark.parametrizeXX
+def test_no_more_eigenvalues_are_asked_for_than_the_budget_has(
+    n: int, f: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each takes as long as the cube of the number of points."""
+    solved = 0
+
+    def counting(inner: Array) -> Any:
+        nonlocal solved
+        solved += int(np.prod(inner.shape[:-2])) * (1 + inner.shape[-1] ** 3 // smea._CUBE)
+        return plain(inner)
+
+    plain = np.linalg.eigvalsh
+    monkeypatch.setattr(np.linalg, "eigvalsh", counting)
+    monkeypatch.setattr(smea, "MOST_STEPS", 5_000)
+    rows = draw(0, n, n, f, "normal")
+    with pytest.raises(ra.SearchLimitError, match=r"^SMEA: at most 5000 search steps are "):
+        ra.SMEA(f=f)(torch.from_numpy(rows))
+    assert solved <= 5_000
+
+
+@contextmanager
+def few_levels() -> Iterator[None]:
+    """As if Python had no more levels than some calls of a library need."""
+    before = sys.getrecursionlimit()
+    sys.setrecursionlimit(len(inspect.stack(0)) + 30)
+    try:
+        yield
+    finally:
+        sys.setrecursionlimit(before)
+
+
+def test_sets_may_have_more_rows_than_there_are_levels() -> None:
+    rows = draw(0, 60, 5, 1, "outliers")
+    rows -= rows.mean(axis=0)
+    gram, table = rows @ rows.T, np.square(rows[:, None] - rows).sum(axis=2)
+    with few_levels():
+        chosen_by_spread, _ = smallest_top_eigenvalue(gram, 59, who="me")
+        chosen_by_diameter, _ = smallest_diameter(torch.from_numpy(table), 59, who="me")
+    assert len(chosen_by_spread) == len(chosen_by_diameter) == 59
+
+
+def test_covers_may_have_more_vertices_than_there_are_levels() -> None:
+    # All of four are joined: three cover them, and branching alone says so.
+    graph = [(0b1111 << i // 4 * 4) & ~(1 << i) for i in range(200)]
+    everyone = (1 << 200) - 1
+    with few_levels():
+        assert CoverSearch(Budget("me", 10**6)).exists(graph, everyone, 150)
+
+
+@pytest.mark.parametrize("rule", [ra.SMEA(f=0), ra.MinimumDiameterAveraging(f=0)], ids=repr)
+def test_where_all_rows_are_kept_there_is_no_search(
+    rule: ra.Aggregator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in (smea, minimum_diameter_averaging):
+        monkeypatch.setattr(module, "MOST_STEPS", 0)
+    rows = torch.randn(1200, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    torch.testing.assert_close(rule(rows), rows.mean(dim=0))
+
+
+def test_many_rows_of_which_many_are_far_take_no_long_search(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    rows = draw(0, 400, 4, 100, "normal")
+    rows[::4] += 1e6
+    monkeypatch.setattr(minimum_diameter_averaging, "MOST_STEPS", 2_000_000)
+    assert chosen(ra.MinimumDiameterAveraging(f=100), rows) == [i for i in range(400) if i % 4]
+
+
 LIMITED: list[tuple[ra.Aggregator, object]] = [
     (ra.MinimumDiameterAveraging(f=5), minimum_diameter_averaging),
     (ra.SMEA(f=5), smea),
@@ -233,8 +331,8 @@ every_limit = pytest.mark.parametrize(("rule", "module"), LIMITED, ids=["mda", "
 def test_a_search_that_takes_too_long_is_an_error(
     rule: ra.Aggregator, module: object, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "MOST_NODES", 4)
-    message = f"^{rule.name}: at most 4 search nodes are allowed, found more"
+    monkeypatch.setattr(module, "MOST_STEPS", 4)
+    message = f"^{rule.name}: at most 4 search steps are allowed, found more"
     with pytest.raises(ra.SearchLimitError, match=message) as caught:
         rule(torch.randn(15, 4, generator=torch.Generator().manual_seed(0)))
     assert "\n" not in str(caught.value)
@@ -248,10 +346,10 @@ def test_a_server_skips_a_round_whose_search_takes_too_long(
     server = Server(net, torch.optim.SGD(net.parameters(), lr=0.1), rule, f=5, device="cpu")
     before = server.parameters().clone()
     rows = torch.randn(15, before.numel(), generator=torch.Generator().manual_seed(0))
-    monkeypatch.setattr(module, "MOST_NODES", 4)
+    monkeypatch.setattr(module, "MOST_STEPS", 4)
     record = server.step([ra.Update(i, 0, row) for i, row in enumerate(rows)])
     assert record.skipped is not None
-    assert "search nodes" in record.skipped
+    assert "search steps" in record.skipped
     assert torch.equal(server.parameters(), before)
     monkeypatch.undo()
     record = server.step([ra.Update(i, 1, row) for i, row in enumerate(rows)])
@@ -342,6 +440,35 @@ def test_kappa_holds_against_rows_that_hide_at_any_distance(
                 worst = max(worst, oracle.honest_ratio(out, honest.numpy()))
     assert 0 < worst <= kappa
     assert rule.kappa(n, f + 1) is None or isinstance(rule, ra.MedoidMedian)
+    fewer = [rule.kappa(n, bad) for bad in range(f)]
+    assert all(one is not None and 0 <= one <= kappa for one in fewer)
+
+
+@pytest.mark.parametrize("make", KAPPAS, ids=lambda make: make(1).name)
+@settings(max_examples=40)
+@given(seed=seeds, d=st.integers(1, 4), bad=st.integers(0, 2), far=st.floats(-2, 6))
+def test_kappa_holds_of_fewer_bad_rows_than_the_rule_bears(
+    make: Callable[[int], ra.Aggregator], seed: int, d: int, bad: int, far: float
+) -> None:
+    rule, rng = make(2), np.random.default_rng(seed)
+    rows = rng.standard_t(2, size=(13, d))
+    rows[:bad] += 10.0**far * rng.normal(size=d)
+    kappa = rule.kappa(13, bad)
+    assert kappa is not None
+    out = rule(torch.from_numpy(rows)).numpy()
+    assert oracle.honest_ratio(out, rows[bad:]) <= kappa * (1 + 1e-9)
+
+
+def test_kappa_of_a_chain_holds_of_fewer_bad_rows_too() -> None:
+    rule = ra.chain(ra.NearestNeighborMixing(f=3), ra.TrimmedMean(f=3))
+    constant = 8 * 3 / 10 * (ra.TrimmedMean(f=3).kappa(13, 3) + 1)
+    for f in range(4):
+        assert rule.kappa(13, f) == pytest.approx(constant)
+    assert rule.kappa(13, 4) is None
+    # What the mixing is proven for is three bad points, whatever the median would bear.
+    median = ra.chain(ra.NearestNeighborMixing(f=3), ra.GeometricMedian())
+    assert median.kappa(13, 1) == median.kappa(13, 3) > ra.GeometricMedian().kappa(13, 1)
+    assert ra.chain(ra.NearestNeighborMixing(f=3), ra.Krum(f=2)).kappa(13, 2) is None
 
 
 def test_kappas_in_small_numbers() -> None:
