@@ -138,10 +138,10 @@ def test_krum_follows_permutations_but_where_two_scores_are_always_the_same(
 ) -> None:
     followed = all(
         follows(rule, Invariance.PERMUTATION, draw(seed, n, d), seed)
-        for n in range(1, 2 * rule.f + 10)
+        for n in range(1, 2 * rule.f + 8)
         if accepts(rule, n)
         for d in (1, 3)
-        for seed in range(8)
+        for seed in range(4)
     )
     declared = Invariance.PERMUTATION in rule.invariances
     assert followed == declared if rule.m == 1 else followed or not declared
@@ -152,8 +152,8 @@ def test_krum_of_plain_distances_may_leave_out_one_of_two_rows_in_the_middle() -
     rows = torch.tensor([[0.0], [1.0], [2.0], [3.0], [13.0], [14.0], [17.0]], dtype=torch.float64)
     rule = MultiKrum(f=2, distances="plain")
     assert Invariance.PERMUTATION not in rule.invariances
-    assert run(rule, rows).item() == (0 + 1 + 2 + 3 + 13) / 5
-    assert run(rule, rows[[0, 1, 2, 3, 5, 4, 6]]).item() == (0 + 1 + 2 + 3 + 14) / 5
+    assert run(rule, rows).item() == pytest.approx((0 + 1 + 2 + 3 + 13) / 5)
+    assert run(rule, rows[[0, 1, 2, 3, 5, 4, 6]]).item() == pytest.approx((0 + 1 + 2 + 3 + 14) / 5)
 
 
 RETURNS = [row for row in RULES if row.estimates and "Clip+" not in str(row)]
