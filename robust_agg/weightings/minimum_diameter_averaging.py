@@ -18,7 +18,7 @@ from robust_agg.span import Geometry
 from robust_agg.vertex_covers import CoverSearch, first_independent_set
 
 MOST_STEPS = 10_000_000
-"""Looks at a row, of one search at most: some seconds. 30 rows, 10 of them bad, take a thousand."""
+"""Looks at a row, of one search at most: some seconds. 30 rows, 10 of them bad, take 2000."""
 
 _TIE = 1e-9
 # Squared distances nearer than that, of themselves, are the same: of mixed rows many are equal.
