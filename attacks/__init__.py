@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from attacks.a_little_is_enough import ALittleIsEnough, z_max
-from attacks.adversary import Adversary
+from attacks.adversary import Adversary, check_some_round
 from attacks.anti_clip import AntiClip
 from attacks.attack import Attack, DataAttack
 from attacks.backdoor import Backdoor
@@ -34,7 +34,7 @@ from attacks.replay import Replay
 from attacks.rop import ROP
 from attacks.scale import Scale
 from attacks.sign_flip import SignFlip
-from attacks.threat import Defence, Knowledge, KnowledgeError, View
+from attacks.threat import Defence, Knowledge, KnowledgeError, Oracle, UnfitRoundError, View
 from attacks.zero import Zero
 
 __all__ = [
@@ -67,13 +67,16 @@ __all__ = [
     "NonFinite",
     "OptimalALIE",
     "OptimalIPM",
+    "Oracle",
     "Replay",
     "Scale",
     "SignFlip",
     "Stale",
     "Straggle",
+    "UnfitRoundError",
     "View",
     "Zero",
     "byzantine_ids",
+    "check_some_round",
     "z_max",
 ]

@@ -5,14 +5,15 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from statistics import NormalDist
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 
 from attacks.attack import Attack
-from attacks.moments import mean_and_std, scattered_rows
-from attacks.threat import Knowledge, View
+from attacks.moments import Of, check_scatter, mean_and_std, wide_rows
+from attacks.threat import Knowledge, UnfitRoundError, View
+from robust_agg.errors import check_choice
 from robust_agg.types import State
 
 
@@ -29,19 +30,19 @@ def z_max(n: int, byzantine: int) -> float:
         byzantine: the number k of Byzantine rows among them.
 
     Raises:
-        ValueError: k < 1; or k > n/2, when no supporter is needed and z is unbounded; or so few
+        UnfitRoundError: k < 1; k > n/2, when no supporter is needed and z is unbounded; or so few
             attackers (k <= 2 for even n, k = 1 for odd n) that the formula gives no positive z.
     """
     supporters = n // 2 + 1 - byzantine
     if byzantine < 1 or supporters < 1:
-        raise ValueError(
+        raise UnfitRoundError(
             "ALittleIsEnough: z_max needs 1 <= k <= n/2 Byzantine rows, "
             f"found n={n}, k={byzantine}; give z"
         )
     honest = n - byzantine
     share = (honest - supporters) / honest
     if share <= 0.5:
-        raise ValueError(
+        raise UnfitRoundError(
             "ALittleIsEnough: z_max > 0 needs k > 2 Byzantine rows of an even n, k > 1 of an odd "
             f"one, found n={n}, k={byzantine}; give z"
         )
@@ -77,14 +78,14 @@ class ALittleIsEnough(Attack):
         of: the rows the mean and the standard deviation are taken of.
 
     Raises:
-        ValueError: a parameter out of range; in a round, fewer than 2 rows to estimate from, or no
-            positive ``z_max`` for its n and k.
+        ValueError: a parameter out of range.
+        UnfitRoundError: in a round, fewer than 2 rows to estimate from, or no positive ``z_max``.
     """
 
     z: float | None = None
     sign: Literal[-1, 1] = -1
     ddof: Literal[0, 1] = 0
-    of: Literal["honest", "own"] = "honest"
+    of: Of = "honest"
 
     def __post_init__(self) -> None:
         if self.z is not None and not (self.z >= 0 and math.isfinite(self.z)):
@@ -93,18 +94,23 @@ class ALittleIsEnough(Attack):
             raise ValueError(f"ALittleIsEnough: sign must be -1 or 1, found {self.sign}")
         if self.ddof not in (0, 1):
             raise ValueError(f"ALittleIsEnough: ddof must be 0 or 1, found {self.ddof}")
-        if self.of not in ("honest", "own"):
-            raise ValueError(f"ALittleIsEnough: of must be 'honest' or 'own', found {self.of!r}")
+        check_choice("ALittleIsEnough", "of", self.of, get_args(Of))
 
     @property
     def knows(self) -> Knowledge:
         return Knowledge.HONEST if self.of == "honest" else Knowledge.OWN
 
+    def check(self, byzantine: int, honest: int) -> None:
+        super().check(byzantine, honest)
+        check_scatter("ALittleIsEnough", self.of, byzantine, honest)
+        if self.z is None:
+            z_max(byzantine + honest, byzantine)
+
     def __call__(
         self, view: View, state: State, generator: torch.Generator
     ) -> tuple[Tensor, State]:
-        rows = scattered_rows("ALittleIsEnough", view, self.of)
+        self.check(view.byzantine, view.n - view.byzantine)
         z = z_max(view.n, view.byzantine) if self.z is None else self.z
-        mean, std = mean_and_std(rows, ddof=self.ddof)
+        mean, std = mean_and_std(wide_rows(view, self.of), ddof=self.ddof)
         row = (mean + self.sign * z * std).to(view.dtype)
         return row.expand(view.byzantine, -1), state

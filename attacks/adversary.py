@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from attacks.attack import Attack
-from attacks.threat import Defence, Knowledge, View
+from attacks.threat import Defence, Knowledge, UnfitRoundError, View
 from robust_agg.messages import Update
 from robust_agg.types import State
 
@@ -33,11 +33,29 @@ class Adversary:
         """The attack's state before the first round, for rows like the ``(d,)`` tensor ``like``."""
         return self.attack.init(like)
 
-    def idle(self, workers: Iterable[int]) -> tuple[int, ...]:
-        """Those of the workers whose honest rows nobody reads, so that they need not be computed.
+    def unfit(self, workers: Iterable[int]) -> str | None:
+        """Why no attack can be made in a round of these workers; None where one can.
 
-        They are the Byzantine ones, unless the attack knows :attr:`Knowledge.OWN`.
+        The Byzantine ones of such a round send their own honest rows: to send nothing would have
+        rounds skipped that are small already, which is another attack (``Crash``).
         """
+        bad = [worker in self.byzantine for worker in workers]
+        try:
+            if any(bad):
+                self.attack.check(sum(bad), len(bad) - sum(bad))
+        except UnfitRoundError as error:
+            return str(error)
+        return None
+
+    def idle(self, workers: Sequence[int]) -> tuple[int, ...]:
+        """Those of a round's workers whose honest rows nobody reads: they need not be computed.
+
+        They are the Byzantine ones, unless the attack knows :attr:`Knowledge.OWN` or cannot be made
+        in this round.
+        """
+        return () if self.unfit(workers) is not None else self._unread(workers)
+
+    def _unread(self, workers: Iterable[int]) -> tuple[int, ...]:
         if Knowledge.OWN in self.attack.knows:
             return ()
         return tuple(worker for worker in workers if worker in self.byzantine)
@@ -56,8 +74,8 @@ class Adversary:
         """The updates as the server receives them, and the attack's state for the next round.
 
         The Byzantine workers' updates keep their place, sender and round and get the attack's rows;
-        the honest ones are passed on as they are. In a round without a Byzantine update nothing
-        changes and the attack is not asked.
+        the honest ones are passed on as they are. In a round without a Byzantine update, and in
+        one that is :meth:`unfit`, nothing changes and the attack is not asked.
 
         Args:
             updates: what every worker that is not idle would send if it were honest; not changed.
@@ -70,8 +88,8 @@ class Adversary:
             like: ``(d,)``, of a row's dtype and device, where there may be no updates.
 
         Raises:
-            ValueError: the updates' rows differ in shape, dtype or device; the attack knows honest
-                rows or a defence and there is none; the attack's rows are not ``(k, d)`` of the
+            ValueError: the updates' rows differ in shape, dtype or device; the attack knows a
+                defence and there is none; the attack's rows are not ``(k, d)`` of the
                 updates' dtype and device; a worker is idle that is not Byzantine or whose row the
                 attack knows; or there are idle ones and neither updates nor ``like``.
             KnowledgeError: the attack reads more than it declares to know.
@@ -80,12 +98,14 @@ class Adversary:
         if not places and not idle:
             return list(updates), state
         _check_alike(updates)
-        allowed = set(self.idle(idle)) - {update.sender for update in updates}
+        allowed = set(self._unread(idle)) - {update.sender for update in updates}
         if sorted(allowed) != sorted(idle):
             raise ValueError(
                 "Adversary: idle must be different Byzantine workers that have sent nothing and "
                 f"whose rows the attack does not know, found {sorted(idle)}"
             )
+        if self.unfit([*(update.sender for update in updates), *idle]) is not None:
+            return list(updates), state
         like = updates[0].row if updates else like
         if like is None:
             raise ValueError("Adversary: like is required with idle workers alone, found None")
@@ -129,6 +149,28 @@ class Adversary:
             )
         # A copy: what the attack keeps of its answer, in its state say, is no longer what it sent.
         return rows.detach().clone(memory_format=torch.contiguous_format), state
+
+
+def check_some_round(attack: Attack, *, workers: int, byzantine: int, rows: int) -> None:
+    """Raise :class:`UnfitRoundError` if no round of a run is one that ``attack`` can be made in.
+
+    Args:
+        attack: what the Byzantine workers send.
+        workers: of the run.
+        byzantine: how many of them are Byzantine; 0 needs no attack.
+        rows: of a round, from workers drawn anew each time where these are fewer.
+    """
+    errors = []
+    # With as many of them as can be drawn first: there the attack's own words say most.
+    for k in range(min(byzantine, rows), max(0, rows - workers + byzantine - 1), -1):
+        try:
+            attack.check(k, rows - k)
+        except UnfitRoundError as error:
+            errors.append(error)
+        else:
+            return
+    if errors:
+        raise errors[0]
 
 
 def _check_alike(updates: Sequence[Update]) -> None:

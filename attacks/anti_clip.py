@@ -9,16 +9,15 @@ import torch
 from torch import Tensor
 
 from attacks.attack import Attack
+from attacks.direction import steady, undrawn
 from attacks.moments import unit, wide_dtype, wide_rows
 from attacks.threat import Knowledge, View
 from robust_agg import L1, L2
-from robust_agg.errors import check_choice, check_positive
+from robust_agg.errors import check_choice, check_positive, check_share
 from robust_agg.types import State
 
 Norm = Literal["l2", "linf"]
 Direction = Literal["against", "fixed"]
-
-_DIRECTION = "direction"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,8 +54,7 @@ class AntiClip(Attack):
     def __post_init__(self) -> None:
         if self.radius is not None:
             check_positive("AntiClip", "radius", self.radius)
-        if not 0 < self.share <= 1:
-            raise ValueError(f"AntiClip: share must be in (0, 1], found {self.share}")
+        check_share("AntiClip", "share", self.share, one=True)
         check_choice("AntiClip", "norm", self.norm, get_args(Norm))
         check_choice("AntiClip", "direction", self.direction, get_args(Direction))
 
@@ -67,11 +65,8 @@ class AntiClip(Attack):
         return Knowledge.ESTIMATE | Knowledge.HONEST
 
     def init(self, like: Tensor) -> State:
-        """A fixed u is 0 until it is drawn, in the first round."""
-        if self.direction == "against":
-            return {}
-        wide = torch.promote_types(like.dtype, torch.float32)
-        return {_DIRECTION: torch.zeros_like(like, dtype=wide)}
+        """A fixed u is drawn in the first round."""
+        return {} if self.direction == "against" else undrawn(like)
 
     def __call__(
         self, view: View, state: State, generator: torch.Generator
@@ -81,20 +76,12 @@ class AntiClip(Attack):
             last = torch.zeros(view.dim, dtype=view.dtype, device=view.device)
         centre = last.to(wide_dtype(view))
         if self.direction == "against":
-            direction = self._unit(-wide_rows(view).mean(dim=0))
+            towards = -wide_rows(view).mean(dim=0)
         else:
-            direction = state[_DIRECTION]
-            if not bool(direction.any()):
-                drawn = torch.randn(
-                    view.dim, dtype=torch.float64, generator=generator, device="cpu"
-                )
-                direction = self._unit(drawn).to(direction)
-            state = {**state, _DIRECTION: direction}
+            towards, state = steady(state, generator)
+        direction = towards.sign() if self.norm == "linf" else unit(towards)
         row = centre + self.share * self._radius(view, centre) * direction
         return row.to(view.dtype).expand(view.byzantine, -1), state
-
-    def _unit(self, vector: Tensor) -> Tensor:
-        return vector.sign() if self.norm == "linf" else unit(vector)
 
     def _radius(self, view: View, centre: Tensor) -> float:
         if self.radius is not None:

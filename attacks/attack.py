@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor
 
-from attacks.threat import Knowledge, View
+from attacks.threat import Knowledge, View, check_known
 from robust_agg.types import State
 
 
@@ -32,6 +32,19 @@ class Attack(ABC):
     def init(self, like: Tensor) -> State:
         """The state before the first round, for rows like the ``(d,)`` tensor ``like``."""
         return {}
+
+    def check(self, byzantine: int, honest: int) -> None:
+        """Raise :class:`~attacks.UnfitRoundError` if a round of so many is none for this attack.
+
+        In such a round the attackers send their own honest rows (:class:`~attacks.Adversary`), and
+        a run of no other rounds does not begin. Whether there is an honest row, where ``knows`` has
+        them, is all that is checked here; a class that needs more checks that too.
+
+        Args:
+            byzantine: the number k of rows that are the attack's, >= 1.
+            honest: the number h of the others, n - k.
+        """
+        check_known(type(self).__name__, self.knows, byzantine=byzantine, honest=honest)
 
     @abstractmethod
     def __call__(

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from attacks.attack import DataAttack
-from robust_agg.errors import check_choice, check_count
+from robust_agg.errors import check_choice, check_count, check_share
 
 Corner = Literal["top left", "top right", "bottom left", "bottom right"]
 
@@ -52,8 +52,7 @@ class Backdoor(DataAttack):
             raise ValueError(
                 f"Backdoor: target must be a label in [0, {self.num_classes}), found {self.target}"
             )
-        if not 0 < self.share <= 1:
-            raise ValueError(f"Backdoor: share must be in (0, 1], found {self.share}")
+        check_share("Backdoor", "share", self.share, one=True)
         check_count("Backdoor", "size", self.size, minimum=1)
         if not isfinite(self.value):
             raise ValueError(f"Backdoor: value must be finite, found {self.value}")

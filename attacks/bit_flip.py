@@ -10,7 +10,9 @@ import torch
 from torch import Tensor
 
 from attacks.attack import Attack
+from attacks.chance import happens
 from attacks.threat import Knowledge, View
+from robust_agg.errors import check_share
 from robust_agg.types import State
 
 _WORDS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
@@ -43,8 +45,7 @@ class BitFlip(Attack):
     bits: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
-        if not 0 < self.probability <= 1:
-            raise ValueError(f"BitFlip: probability must be in (0, 1], found {self.probability}")
+        check_share("BitFlip", "probability", self.probability, one=True)
         if self.bits is not None and not (self.bits and all(0 <= bit < 64 for bit in self.bits)):
             raise ValueError(f"BitFlip: bits must be one or more of 0 ... 63, found {self.bits}")
 
@@ -75,7 +76,7 @@ def flipped(
     """
     found = numbers.clone(memory_format=torch.contiguous_format)
     words = found.view(_WORDS[found.itemsize]).view(-1)
-    hit = torch.rand(words.shape, generator=generator, device="cpu") < probability
+    hit = happens(probability, words.shape, generator)
     places = hit.nonzero().flatten()
     if bits is None:
         bits = range(8 * found.itemsize)

@@ -9,12 +9,11 @@ import torch
 from torch import Tensor
 
 from attacks.attack import Attack
-from attacks.moments import mean_and_std, scattered_rows, unit
+from attacks.direction import steady, undrawn
+from attacks.moments import check_scatter, mean_and_std, wide_rows
 from attacks.threat import Knowledge, View
 from robust_agg.errors import check_positive
 from robust_agg.types import State
-
-_DIRECTION = "direction"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,7 +30,8 @@ class Drift(Attack):
         strength: c > 0.
 
     Raises:
-        ValueError: ``strength`` not positive and finite; in a round, fewer than 2 honest rows.
+        ValueError: ``strength`` not positive and finite.
+        UnfitRoundError: in a round, fewer than 2 honest rows.
     """
 
     knows: ClassVar[Knowledge] = Knowledge.HONEST
@@ -41,19 +41,19 @@ class Drift(Attack):
     def __post_init__(self) -> None:
         check_positive("Drift", "strength", self.strength)
 
+    def check(self, byzantine: int, honest: int) -> None:
+        super().check(byzantine, honest)
+        check_scatter("Drift", "honest", byzantine, honest)
+
     def init(self, like: Tensor) -> State:
-        """u is 0 until it is drawn, in the first round."""
-        wide = torch.promote_types(like.dtype, torch.float32)
-        return {_DIRECTION: torch.zeros_like(like, dtype=wide)}
+        """u is drawn in the first round."""
+        return undrawn(like)
 
     def __call__(
         self, view: View, state: State, generator: torch.Generator
     ) -> tuple[Tensor, State]:
-        mean, std = mean_and_std(scattered_rows("Drift", view))
-        direction = state[_DIRECTION]
-        if not bool(direction.any()):
-            drawn = torch.randn(view.dim, dtype=torch.float64, generator=generator, device="cpu")
-            direction = unit(drawn).to(direction)
+        self.check(view.byzantine, view.n - view.byzantine)
+        mean, std = mean_and_std(wide_rows(view))
+        direction, state = steady(state, generator)
         row = mean + self.strength * std.norm() * direction
-        state = {**state, _DIRECTION: direction}
         return row.to(view.dtype).expand(view.byzantine, -1), state

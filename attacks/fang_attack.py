@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from attacks.attack import Attack
-from attacks.moments import Of, mean_and_std, scattered_rows, wide_dtype, wide_rows
+from attacks.moments import Of, check_scatter, mean_and_std, wide_dtype, wide_rows
 from attacks.perturbations import products
-from attacks.threat import Knowledge, View
+from attacks.threat import Knowledge, UnfitRoundError, View
 from robust_agg.errors import check_choice, check_positive
 from robust_agg.span import measure
 from robust_agg.types import State
@@ -46,8 +46,9 @@ class FangAttack(Attack):
         threshold: the smallest λ that is tried, > 0, in the rows' units.
 
     Raises:
-        ValueError: a parameter out of range; in a round, with ``of="own"`` fewer than 2 own rows,
-            against Krum n < 2k + 3.
+        ValueError: a parameter out of range.
+        UnfitRoundError: in a round, with ``of="own"`` fewer than 2 own rows, against Krum
+            n < 2k + 3.
     """
 
     against: Against = "trimmed_mean"
@@ -68,9 +69,20 @@ class FangAttack(Attack):
     def knows(self) -> Knowledge:
         return Knowledge.HONEST if self.of == "honest" else Knowledge.OWN
 
+    def check(self, byzantine: int, honest: int) -> None:
+        super().check(byzantine, honest)
+        n, k = byzantine + honest, byzantine
+        if self.against == "krum" and n < 2 * k + 3:
+            raise UnfitRoundError(
+                f"FangAttack: against='krum' needs n >= 2k + 3 rows, found n={n}, k={k}"
+            )
+        if self.of == "own":
+            check_scatter("FangAttack", "own", byzantine, honest)
+
     def __call__(
         self, view: View, state: State, generator: torch.Generator
     ) -> tuple[Tensor, State]:
+        self.check(view.byzantine, view.n - view.byzantine)
         if self.against == "krum":
             return self._chosen_by_krum(view), state
         near, far = self._own_bounds(view) if self.of == "own" else self._bounds(view)
@@ -90,16 +102,12 @@ class FangAttack(Attack):
         return near, far
 
     def _own_bounds(self, view: View) -> tuple[Tensor, Tensor]:
-        mean, std = mean_and_std(scattered_rows("FangAttack", view, "own"))
+        mean, std = mean_and_std(wide_rows(view, "own"))
         away = torch.where(mean >= 0, -std, std)
         return mean + 3 * away, mean + 4 * away
 
     def _chosen_by_krum(self, view: View) -> Tensor:
         n, k = view.n, view.byzantine
-        if n < 2 * k + 3:
-            raise ValueError(
-                f"FangAttack: against='krum' needs n >= 2k + 3 rows, found n={n}, k={k}"
-            )
         rows = view.honest
         towards = -torch.where(wide_rows(view).mean(dim=0) >= 0, 1.0, -1.0).double()
         distances = measure(rows)[0].squared_distances

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from attacks.attack import Attack
 from attacks.threat import Knowledge, View
+from robust_agg.errors import check_choice
 from robust_agg.types import State
 
 
@@ -41,10 +42,7 @@ class GaussianNoise(Attack):
             raise ValueError(f"GaussianNoise: scale must be finite and >= 0, found {self.scale}")
         if not math.isfinite(self.mean):
             raise ValueError(f"GaussianNoise: mean must be finite, found {self.mean}")
-        if self.around not in ("zero", "own"):
-            raise ValueError(
-                f"GaussianNoise: around must be 'zero' or 'own', found {self.around!r}"
-            )
+        check_choice("GaussianNoise", "around", self.around, ("zero", "own"))
 
     @property
     def knows(self) -> Knowledge:

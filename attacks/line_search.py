@@ -48,9 +48,10 @@ class Line:
     """What the defence makes of attackers that all send ``ḡ + t (p - ḡ)``, for any t.
 
     ḡ is the mean of the honest rows and p a point ``(d,)``, in at least float32; the damage of t is
-    ``‖defence(rows) - ḡ‖₂``, and 0 where the defence would skip the round. The rows of the round
-    are combinations of the honest rows and p: where the defence decides in weight space, one Gram
-    matrix of these h + 1 points answers for every t. Where it must see rows, they are all made.
+    ``‖defence(rows) - ḡ‖₂``, and 0 where the defence would skip the round. The rows are as the
+    attackers send them, whatever a codec will make of them on the way. They are combinations of the
+    honest rows and p: where the defence decides in weight space, one Gram matrix of these h + 1
+    points answers for every t. Where it must see rows, they are all made.
 
     Args:
         view: the round; ``Knowledge.HONEST`` and ``Knowledge.DEFENCE`` are read.

@@ -26,7 +26,8 @@ class MinMax(Perturbed):
         perturbation: p, as in the paper: ``"std"`` is -σ, ``"unit"`` -ḡ/‖ḡ‖, ``"sign"`` -sign(ḡ).
 
     Raises:
-        ValueError: an unknown ``perturbation``; in a round, fewer than 2 honest rows.
+        ValueError: an unknown ``perturbation``.
+        UnfitRoundError: in a round, fewer than 2 honest rows.
     """
 
     def gamma(self, rows: Tensor, mean: Tensor, direction: Tensor) -> float:

@@ -7,7 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from attacks.threat import View
+from attacks.threat import UnfitRoundError, View
 
 Of = Literal["honest", "own"]
 """Whose rows an attack estimates from: all honest ones, or those the attackers would have sent."""
@@ -23,20 +23,17 @@ def wide_rows(view: View, of: Of = "honest") -> Tensor:
     return (view.honest if of == "honest" else view.own).to(wide_dtype(view))
 
 
-def scattered_rows(who: str, view: View, of: Of = "honest") -> Tensor:
-    """:func:`wide_rows`, at least 2 of them.
+def check_scatter(who: str, of: Of, byzantine: int, honest: int) -> None:
+    """Raise :class:`~attacks.UnfitRoundError` unless there are 2 of the rows, or more.
 
     One row has no scatter: the attack would send an honest row without a word.
-
-    Raises:
-        ValueError: there is 1.
     """
-    rows = wide_rows(view, of)
-    if len(rows) < 2:
-        raise ValueError(
-            f"{who}: a standard deviation needs 2 {of} rows, found {len(rows)} of n={view.n}"
+    found = honest if of == "honest" else byzantine
+    if found < 2:
+        raise UnfitRoundError(
+            f"{who}: at least 2 {of} rows are required, for one has no scatter, "
+            f"found {found} of n={byzantine + honest}"
         )
-    return rows
 
 
 def mean_and_std(rows: Tensor, *, ddof: int = 0) -> tuple[Tensor, Tensor]:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from attacks.attack import Attack
 from attacks.line_search import Line, maximise
-from attacks.moments import mean_and_std, scattered_rows
+from attacks.moments import check_scatter, mean_and_std, wide_rows
 from attacks.threat import Knowledge, View
 from robust_agg.errors import check_count, check_positive
 from robust_agg.types import State
@@ -18,7 +18,8 @@ from robust_agg.types import State
 
 @dataclass(frozen=True, kw_only=True)
 class OptimalALIE(Attack):
-    """Every row is ḡ + sign · z σ with the z in (0, ``largest``] that moves the defence farthest.
+    """Every row is ḡ + sign · z σ with the z in (0, ``largest``] that moves the defence farthest; a
+    codec is left out of account.
 
     ``z = argmax ‖defence(rows) - ḡ‖₂``, searched anew each round by asking the defence, which does
     not change by it. :class:`ALittleIsEnough` of the honest rows with the adaptive factor of
@@ -34,7 +35,8 @@ class OptimalALIE(Attack):
         refinements: steps of the search about the best of the coarse values, >= 0.
 
     Raises:
-        ValueError: a parameter out of range; in a round, fewer than 2 honest rows.
+        ValueError: a parameter out of range.
+        UnfitRoundError: in a round, fewer than 2 honest rows.
     """
 
     knows: ClassVar[Knowledge] = Knowledge.HONEST | Knowledge.DEFENCE
@@ -52,10 +54,15 @@ class OptimalALIE(Attack):
             raise ValueError(f"OptimalALIE: ddof must be 0 or 1, found {self.ddof}")
         check_count("OptimalALIE", "refinements", self.refinements, minimum=0)
 
+    def check(self, byzantine: int, honest: int) -> None:
+        super().check(byzantine, honest)
+        check_scatter("OptimalALIE", "honest", byzantine, honest)
+
     def __call__(
         self, view: View, state: State, generator: torch.Generator
     ) -> tuple[Tensor, State]:
-        mean, std = mean_and_std(scattered_rows("OptimalALIE", view), ddof=self.ddof)
+        self.check(view.byzantine, view.n - view.byzantine)
+        mean, std = mean_and_std(wide_rows(view), ddof=self.ddof)
         line = Line(view, mean + self.sign * std)
         z = maximise(line.damage, largest=self.largest, refinements=self.refinements)
         return line.row(z).expand(view.byzantine, -1), state

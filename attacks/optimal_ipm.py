@@ -18,13 +18,17 @@ from robust_agg.types import State
 
 @dataclass(frozen=True, kw_only=True)
 class OptimalIPM(Attack):
-    """Every row is -ε ḡ with the ε in (0, ``largest``] that moves the defence farthest from ḡ.
+    """Every row is -ε ḡ with the ε in (0, ``largest``] that moves the defence farthest from ḡ; a
+    codec is left out of account.
 
     ``ε = argmax ‖defence(rows) - ḡ‖₂``, searched anew each round by asking the defence, which does
     not change by it. :class:`InnerProductManipulation` with the adaptive factor of Shejwalkar and
     Houmansadr (NDSS 2021), as in the experiments of Allouah et al., "Fixing by Mixing" (AISTATS
     2023). The search of :mod:`attacks.line_search` is our own; ByzFL's doubles a step as long as
     the damage grows, from 0 and 10, without an upper end.
+
+    Under a codec the answer is the one to rows that are sent as they are. What a clip or a
+    compressor leaves of them may do less, and another ε more.
 
     Of a defence in weight space it costs one Gram matrix, of another one
     ``24 + 2 · refinements`` aggregations.

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from attacks.attack import Attack
-from attacks.moments import mean_and_std, unit, wide_rows
+from attacks.moments import check_scatter, mean_and_std, unit, wide_rows
 from attacks.threat import Knowledge, View
 from robust_agg.errors import check_choice
 from robust_agg.types import State
@@ -30,6 +30,10 @@ class Perturbed(Attack):
     def __post_init__(self) -> None:
         check_choice(type(self).__name__, "perturbation", self.perturbation, get_args(Perturbation))
 
+    def check(self, byzantine: int, honest: int) -> None:
+        super().check(byzantine, honest)
+        check_scatter(type(self).__name__, "honest", byzantine, honest)
+
     @abstractmethod
     def gamma(self, rows: Tensor, mean: Tensor, direction: Tensor) -> float:
         """γ for the honest rows ``(h, d)``, ḡ and p ``(d,)``, ‖p‖ = 1."""
@@ -37,9 +41,9 @@ class Perturbed(Attack):
     def __call__(
         self, view: View, state: State, generator: torch.Generator
     ) -> tuple[Tensor, State]:
-        rows = compared_rows(type(self).__name__, view)
+        self.check(view.byzantine, view.n - view.byzantine)
         mean, direction = mean_and_direction(wide_rows(view), self.perturbation)
-        row = (mean + self.gamma(rows, mean, direction) * direction).to(view.dtype)
+        row = (mean + self.gamma(view.honest, mean, direction) * direction).to(view.dtype)
         return row.expand(view.byzantine, -1), state
 
 
@@ -53,20 +57,6 @@ def mean_and_direction(rows: Tensor, perturbation: Perturbation) -> tuple[Tensor
         return mean.double(), unit(-std)
     mean = rows.mean(dim=0).double()
     return mean, unit(-mean if perturbation == "unit" else -mean.sign())
-
-
-def compared_rows(who: str, view: View) -> Tensor:
-    """The honest rows, at least 2 of them, or there is no distance to stay within.
-
-    Raises:
-        ValueError: there is 1.
-    """
-    rows = view.honest
-    if len(rows) < 2:
-        raise ValueError(
-            f"{who}: a distance between honest rows needs 2 of them, found 1 of n={view.n}"
-        )
-    return rows
 
 
 def products(rows: Tensor, direction: Tensor, *, about: Tensor | None = None) -> Tensor:

@@ -12,7 +12,7 @@ from torch import Tensor
 from attacks.attack import Attack
 from attacks.moments import unit, wide_rows
 from attacks.threat import Knowledge, View
-from robust_agg.errors import check_positive
+from robust_agg.errors import check_positive, check_share
 from robust_agg.types import State
 
 
@@ -49,8 +49,7 @@ class ROP(Attack):
     def __post_init__(self) -> None:
         check_positive("ROP", "z", self.z)
         for name in ("relocation", "memory"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"ROP: {name} must be in [0, 1], found {getattr(self, name)}")
+            check_share("ROP", name, getattr(self, name), zero=True, one=True)
         if not isfinite(self.angle):
             raise ValueError(f"ROP: angle must be finite, found {self.angle}")
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from attacks.attack import Attack
 from attacks.threat import Knowledge, View
-from robust_agg.errors import check_positive
+from robust_agg.errors import check_choice, check_positive
 from robust_agg.types import State
 
 
@@ -36,8 +36,7 @@ class SignFlip(Attack):
     scale: float = 1.0
 
     def __post_init__(self) -> None:
-        if self.of not in ("own", "mean"):
-            raise ValueError(f"SignFlip: of must be 'own' or 'mean', found {self.of!r}")
+        check_choice("SignFlip", "of", self.of, ("own", "mean"))
         check_positive("SignFlip", "scale", self.scale)
 
     @property

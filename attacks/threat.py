@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 import torch
@@ -20,7 +21,8 @@ class Knowledge(enum.Flag):
         NOTHING: the number of rows, their size and type, and the round.
         OWN: the rows the attackers themselves would have sent, had they been honest.
         HONEST: the rows of every honest worker of the round.
-        DEFENCE: the defence, to query with rows of the attack's choice, and its declared f.
+        DEFENCE: an :class:`Oracle` of the defence: what it would answer to rows of the attack's
+            choice, and its declared f.
         ESTIMATE: what the defence answered last; whoever is sent two models in a row can tell.
     """
 
@@ -35,8 +37,21 @@ class KnowledgeError(RuntimeError):
     """An attack read something its ``knows`` does not declare."""
 
 
+class UnfitRoundError(ValueError):
+    """An attack cannot be made in a round of so many Byzantine and honest rows."""
+
+
+def check_known(who: str, knows: Knowledge, *, byzantine: int, honest: int) -> None:
+    """Raise :class:`UnfitRoundError` if a round has no honest row, and the attack knows them."""
+    if Knowledge.HONEST in knows and honest < 1:
+        raise UnfitRoundError(
+            f"{who}: at least one honest row is required by {knows}, "
+            f"found 0 of n={byzantine + honest}"
+        )
+
+
 class Defence(Protocol):
-    """The defence as an attack with ``Knowledge.DEFENCE`` may query it; no query changes it."""
+    """The defence as it stands, from which a round's attack is given what it knows of it."""
 
     @property
     def f(self) -> int:
@@ -49,16 +64,47 @@ class Defence(Protocol):
         ...
 
     def aggregate(self, rows: Tensor) -> Tensor:
-        """Its answer ``(d,)`` to the rows ``(n, d)``, were it asked now."""
+        """Its answer ``(d,)`` to the rows ``(n, d)``, were it asked now; changes nothing."""
         ...
 
     def weights_from(self, geometry: Geometry) -> Tensor | None:
-        """The weights ``(n,)`` in that answer, from the geometry of the rows alone.
-
-        None where it must see the rows. A search among rows that are combinations of a few is then
-        one pass over memory, whatever the number of queries.
-        """
+        """The weights ``(n,)`` in that answer, from the geometry of the rows alone; or None."""
         ...
+
+
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class Oracle:
+    """All that ``Knowledge.DEFENCE`` grants of a defence: its f, and answers to questions.
+
+    Answers are copies, and no question changes the defence. It is asked of rows as the server has
+    them before it: what a codec makes of a row on the way there it does not tell.
+
+    Python hides nothing from who digs for it: this is a fence against mistakes, not against malice.
+
+    Attributes:
+        f: the number of Byzantine rows the defence is declared to withstand.
+        aggregate: its answer ``(d,)`` to the rows ``(n, d)``, were it asked now.
+        weights_from: the weights ``(n,)`` in that answer, from the geometry of the rows alone; None
+            where it must see the rows. A search among rows that are combinations of a few is then
+            one pass over memory, whatever the number of questions.
+    """
+
+    f: int
+    aggregate: Callable[[Tensor], Tensor]
+    weights_from: Callable[[Geometry], Tensor | None]
+
+
+def _oracle_of(defence: Defence) -> Oracle:
+    """What of a defence may be handed to an attack."""
+
+    def aggregate(rows: Tensor) -> Tensor:
+        return defence.aggregate(rows).clone()
+
+    def weights_from(geometry: Geometry) -> Tensor | None:
+        weights = defence.weights_from(geometry)
+        return None if weights is None else weights.clone()
+
+    return Oracle(defence.f, aggregate, weights_from)
 
 
 class View:
@@ -104,15 +150,12 @@ class View:
             honest_senders: who the honest ones are; the first h of n if None.
 
         Raises:
-            ValueError: there is no row to replace, or something the attack declares to know does
-                not exist this round.
+            UnfitRoundError: the attack declares to know honest rows, and there is none.
+            ValueError: there is no row to replace, or no defence that the attack declares to know.
         """
         if not own:
             raise ValueError(f"{reader}: at least one Byzantine row is required, found 0")
-        if Knowledge.HONEST in knows and not honest:
-            raise ValueError(
-                f"{reader}: at least one honest row is required by {knows}, found 0 of n={len(own)}"
-            )
+        check_known(reader, knows, byzantine=len(own), honest=len(honest))
         if knows & (Knowledge.DEFENCE | Knowledge.ESTIMATE) and defence is None:
             raise ValueError(f"{reader}: a defence to query is required by {knows}, found None")
         self.round = round
@@ -134,7 +177,9 @@ class View:
             everyone = range(len(honest)) if honest_senders is None else honest_senders
             self._honest_senders = tuple(everyone)
         self._copies: dict[Knowledge, Tensor] = {}
-        self._defence = defence if Knowledge.DEFENCE in knows else None
+        self._oracle = None
+        if Knowledge.DEFENCE in knows and defence is not None:
+            self._oracle = _oracle_of(defence)
         self._estimate: Tensor | None = None
         if Knowledge.ESTIMATE in knows and defence is not None:
             self._estimate = defence.estimate
@@ -176,8 +221,8 @@ class View:
         return self._estimate.detach().to(self.device, self.dtype, copy=True)
 
     @property
-    def defence(self) -> Defence:
-        """The defence, to query; needs ``Knowledge.DEFENCE``."""
+    def defence(self) -> Oracle:
+        """The defence, to ask and nothing else; needs ``Knowledge.DEFENCE``."""
         return self._query("defence")
 
     @property
@@ -192,10 +237,10 @@ class View:
             self._copies[needed] = torch.stack([row.detach() for row in self._rows[needed]])
         return self._copies[needed]
 
-    def _query(self, attribute: str) -> Defence:
-        if self._defence is None:
+    def _query(self, attribute: str) -> Oracle:
+        if self._oracle is None:
             raise self._refusal(attribute, Knowledge.DEFENCE)
-        return self._defence
+        return self._oracle
 
     def _refusal(self, attribute: str, needed: Knowledge) -> KnowledgeError:
         return KnowledgeError(

@@ -12,8 +12,8 @@ from robust_agg.codecs import Codec, privacy
 from robust_agg.codecs.decoder import Decoder
 
 
-class Reading(Protocol):
-    """What is needed of a server."""
+class Receiving(Protocol):
+    """What is needed of a server, to read messages and to write forged ones."""
 
     round: int
 
@@ -44,7 +44,7 @@ class Coded:
     def __init__(
         self,
         codec: Codec,
-        server: Reading,
+        server: Receiving,
         byzantine: frozenset[int],
         like: Tensor,
         *,
@@ -54,7 +54,7 @@ class Coded:
         self._server, self._byzantine = server, byzantine
         self._messages: dict[int, int] = {}
         self._twins = Decoder(codec, dim=like.numel(), dtype=like.dtype)
-        self._reading = self._twins.reading()
+        self._reader = self._twins.reader()
 
     def ask(self, workers: Iterable[int]) -> dict[int, int]:
         """What workers that are asked for a message are told of their last ones; counts them."""
@@ -66,8 +66,8 @@ class Coded:
     def shown(self, updates: Sequence[Update]) -> list[Update]:
         """The messages as rows, in the order of their senders; those that are none are left out."""
         own = [u for u in updates if self._lies(u) and u.round == self._server.round]
-        self._reading = self._twins.reading()
-        rows = self._reading.rows(own)
+        self._reader = self._twins.reader()
+        rows = self._reader.rows(own)
         rows += self._server.read([u for u in updates if not self._lies(u)])
         return sorted(rows, key=lambda update: update.sender)
 
@@ -78,7 +78,7 @@ class Coded:
 
     def keep(self) -> None:
         """The round that was shown last counts: the server has not skipped it."""
-        self._twins.keep(self._reading)
+        self._twins.keep(self._reader)
 
     @property
     def epsilon(self) -> float | None:

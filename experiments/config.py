@@ -15,7 +15,7 @@ from typing import Literal
 
 import torch
 
-from attacks import DataAttack, Fault
+from attacks import Attack, DataAttack, Fault, UnfitRoundError, check_some_round
 from experiments import specs
 from experiments.annotations import mismatch
 from experiments.specs import AnyAttack
@@ -164,6 +164,7 @@ class RunConfig:
             codec = self.row_codec()
         with _about("attack"):
             attack = self.attack_on(num_classes=10)
+        self._check_fit(attack)
         if codec is not None and isinstance(attack, Fault):
             raise ConfigError(
                 f"attack must not be a fault where rows travel by a codec, found {self.attack} "
@@ -183,6 +184,17 @@ class RunConfig:
             specs.parse_partition(self.partition)
         with _about("model"):
             specs.parse_model(self.model)
+
+    def _check_fit(self, attack: AnyAttack) -> None:
+        """Refuse an attack that no round of this run is fit for."""
+        if not isinstance(attack, Attack):
+            return
+        try:
+            check_some_round(attack, workers=self.workers, byzantine=self.byzantine, rows=self.rows)
+        except UnfitRoundError as error:
+            raise ConfigError(f"attack: {error}") from error
+        except Exception as error:  # of a user's own code, anything
+            raise ConfigError(f"attack: {type(error).__name__}: {error}") from error
 
     @property
     def rows(self) -> int:

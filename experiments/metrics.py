@@ -26,6 +26,7 @@ class Metrics:
         success: share of the test samples of the attacker's choice that the model labels as the
             attacker wants; None for an attack without such a goal.
         bytes: of the messages so far.
+        spared: rounds so far too small for the attack, whose attackers sent honest rows.
         epsilon: the ε, at the run's δ, that the data of the worker asked most often have spent so
             far; None without noise.
     """
@@ -40,6 +41,7 @@ class Metrics:
     seconds: float | None
     success: float | None = None
     bytes: int = 0
+    spared: int = 0
     epsilon: float | None = None
 
 

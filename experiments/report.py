@@ -19,6 +19,12 @@ Results = Mapping[tuple[str, bool], Sequence[Metrics]]
 
 _NONE = "-"
 
+NOISE = (
+    "against those who do not know the seed, which the noise is drawn from; rounds that a resumed "
+    "run does again, and other trainings with this seed, draw the same: who sees both subtracts it"
+)
+"""What the privacy of a codec with noise takes for granted."""
+
 
 def untrained(metrics: Sequence[Metrics]) -> bool:
     """Whether every round was skipped: the model is the one the training began with."""
@@ -104,11 +110,13 @@ def _final(honest: Sequence[Metrics], attacked: Sequence[Metrics]) -> dict[str, 
     return {**content, "last_evaluation": asdict(attacked[-1])}
 
 
-def _privacy(config: RunConfig, results: Results) -> dict[str, float] | None:
-    """(ε, δ) of the data of the worker that sent most messages, in one training."""
+def _privacy(config: RunConfig, results: Results) -> dict[str, Any] | None:
+    """(ε, δ) of the data of the worker that sent most messages, in one training, and its terms."""
     spent = [metrics[-1].epsilon for metrics in results.values()]
     known = [value for value in spent if value is not None]
-    return {"epsilon": max(known), "delta": config.delta} if known else None
+    if not known:
+        return None
+    return {"epsilon": max(known), "delta": config.delta, "holds": NOISE}
 
 
 def _accuracy(metrics: Sequence[Metrics]) -> float | None:
@@ -162,9 +170,15 @@ def _caption(config: RunConfig, results: Results, tests: int) -> list[str]:
             f"privacy: all data of a worker, in one training: ε = {privacy['epsilon']:.3g} "
             f"at δ = {privacy['delta']:g}"
         )
+        lines.append(f"privacy holds {NOISE}")
     for what, name, most in (
         (f"rounds skipped of {config.rounds} (see ledger.jsonl)", "skipped", config.rounds),
         (f"rows missing of {config.rows * config.rounds}", "missing", config.rows * config.rounds),
+        (
+            f"rounds too small for the attack, and spared by it, of {config.rounds}",
+            "spared",
+            config.rounds,
+        ),
     ):
         counts = {key: getattr(metrics[-1], name) for key, metrics in results.items()}
         if any(counts.values()):

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from attacks import Adversary, FaultyWorkers, Identities, Knowledge
+from attacks import Adversary, FaultyWorkers, Identities
 from experiments.coded import Coded
 from experiments.data import Split
 from experiments.metrics import METRICS, Metrics, line, read_metrics
@@ -30,7 +30,7 @@ from workers.transport import Transport
 CHECKPOINT = "checkpoint.safetensors"
 LEDGER = "ledger.jsonl"
 
-_COUNTS = ("skipped", "missing", "bytes")
+_COUNTS = ("skipped", "missing", "bytes", "spared")
 
 
 class Aggregating(Protocol):
@@ -116,6 +116,7 @@ class Simulation:
         self.skipped = 0
         self.missing = 0
         self.bytes = 0
+        self.spared = 0
         self._coded: Coded | None = None
         if codec is not None:
             liars = frozenset[int]() if adversary is None else byzantine.at(0)
@@ -167,10 +168,10 @@ class Simulation:
                     updates, self._attack_state, generator=draw
                 )
             refused = (*refused, *lost)
-        elif adversary is not None and not honest and Knowledge.HONEST in adversary.attack.knows:
-            updates = messages = []  # It has nothing to make its rows from.
         elif adversary is not None:
             with _blaming(adversary):
+                here = [*(update.sender for update in updates), *idle]
+                self.spared += adversary.unfit(here) is not None
                 updates, self._attack_state = adversary.corrupt(
                     updates,
                     self._attack_state,
@@ -212,6 +213,7 @@ class Simulation:
                 "skipped": self.skipped,
                 "missing": self.missing,
                 "bytes": self.bytes,
+                "spared": self.spared,
                 "coded": {} if self._coded is None else self._coded.state_dict(),
             },
         )
@@ -236,7 +238,7 @@ class Simulation:
         self.server.load_state_dict(tree["server"])
         self.transport.load_state({int(i): s for i, s in tree["workers"].items()})
         self._attack_state = tree["attack"]
-        self.skipped, self.missing, self.bytes = (tree[name] for name in _COUNTS)
+        self.skipped, self.missing, self.bytes, self.spared = (tree[name] for name in _COUNTS)
         if self._coded is not None:
             self._coded.load_state_dict(tree["coded"])
         ledger = Ledger(self.folder / LEDGER)
@@ -279,6 +281,7 @@ class Simulation:
             seconds=record.seconds.get("aggregate"),
             success=success,
             bytes=self.bytes,
+            spared=self.spared,
             epsilon=None if self._coded is None else self._coded.epsilon,
         )
 

@@ -54,7 +54,7 @@ class Admitted:
 
 
 class Reader(Protocol):
-    """Makes rows of messages: a codec's :class:`~robust_agg.codecs.decoder.Reading`.
+    """Makes rows of messages: a codec's :class:`~robust_agg.codecs.decoder.RoundReader`.
 
     Attributes:
         dim, dtype: of the rows.

@@ -16,7 +16,7 @@ from robust_agg.admission import Admitted, Rejection, admit
 from robust_agg.aggregator import Aggregator
 from robust_agg.checkpoint import check_alike
 from robust_agg.codecs import Codec
-from robust_agg.codecs.decoder import Decoder, Reading
+from robust_agg.codecs.decoder import Decoder, RoundReader
 from robust_agg.declared import check_declared
 from robust_agg.errors import (
     ConstraintError,
@@ -187,10 +187,10 @@ class Server:
         if senders is None:
             known = {r.sender for r in refused if r.keeps_place and r.sender >= 0}
             senders = {u.sender for u in updates} | known
-        reading = self._decoder.reading()
+        reader = self._decoder.reader()
         schema = self.schema(senders)
-        admitted = admit(updates, schema, device=self.device, refused=refused, reader=reading)
-        arrived = _arrived(updates, reading)
+        admitted = admit(updates, schema, device=self.device, refused=refused, reader=reader)
+        arrived = _arrived(updates, reader)
         seconds = {"admit": time.perf_counter() - begun}
         try:
             record = self._trusted(admitted, arrived, seconds)
@@ -210,7 +210,7 @@ class Server:
             if self.on_failure == "raise":
                 raise
             return record
-        self._decoder.keep(reading)
+        self._decoder.keep(reader)
         self._close(record)
         return record
 
@@ -342,6 +342,6 @@ def _unmeasured(admitted: Admitted, places: Iterable[int]) -> tuple[Rejection, .
     )
 
 
-def _arrived(updates: Iterable[Update], reading: Reading) -> dict[str, Any]:
+def _arrived(updates: Iterable[Update], reader: RoundReader) -> dict[str, Any]:
     """What a record says of the messages themselves."""
-    return {"bytes": sum(map(size, updates)), "clipped": tuple(sorted(reading.clipped))}
+    return {"bytes": sum(map(size, updates)), "clipped": tuple(sorted(reader.clipped))}

@@ -7,7 +7,9 @@ from dataclasses import dataclass, replace
 
 import torch
 
+from attacks.chance import happens
 from attacks.faults.fault import Fault, Message
+from robust_agg.errors import check_share
 from robust_agg.messages import Update
 from robust_agg.types import State
 
@@ -29,15 +31,11 @@ class DropCoordinates(Fault):
     probability: float = 0.1
 
     def __post_init__(self) -> None:
-        if not 0 < self.probability <= 1:
-            raise ValueError(
-                f"DropCoordinates: probability must be in (0, 1], found {self.probability}"
-            )
+        check_share("DropCoordinates", "probability", self.probability, one=True)
 
     def __call__(
         self, update: Update, state: State, generator: torch.Generator
     ) -> tuple[Sequence[Message], State]:
-        # Drawn on the CPU, where the generator is, so that every device draws the same.
-        lost = torch.rand(update.row.shape, generator=generator, device="cpu") < self.probability
+        lost = happens(self.probability, update.row.shape, generator)
         row = update.row.detach().masked_fill(lost.to(update.row.device), 0.0)
         return [replace(update, row=row)], state

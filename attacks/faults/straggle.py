@@ -7,8 +7,10 @@ from dataclasses import dataclass
 
 import torch
 
+from attacks.chance import happens
 from attacks.faults.fault import Fault, Message
 from robust_agg.admission import Rejection
+from robust_agg.errors import check_share
 from robust_agg.messages import Update
 from robust_agg.types import State
 
@@ -30,13 +32,12 @@ class Straggle(Fault):
     probability: float = 0.5
 
     def __post_init__(self) -> None:
-        if not 0 < self.probability <= 1:
-            raise ValueError(f"Straggle: probability must be in (0, 1], found {self.probability}")
+        check_share("Straggle", "probability", self.probability, one=True)
 
     def __call__(
         self, update: Update, state: State, generator: torch.Generator
     ) -> tuple[Sequence[Message], State]:
-        if float(torch.rand((), generator=generator, device="cpu")) >= self.probability:
+        if not bool(happens(self.probability, (), generator)):
             return [update], state
         reason = f"late: worker {update.sender} did not answer round {update.round} in time"
         return [Rejection(update.sender, reason)], state

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import isfinite, log, sqrt
+from math import log, sqrt
 
 import torch
 from torch import Tensor
@@ -11,6 +11,7 @@ from torch import Tensor
 from robust_agg.codecs.compressor import Compressor, Expanded, length, working_dtype
 from robust_agg.codecs.layout import Field, Layout, Payload
 from robust_agg.errors import check_positive
+from robust_agg.span import too_far
 
 _VALUES = "values"
 _UNLIKELY = sqrt(2 * 60 * log(2))
@@ -44,6 +45,10 @@ class Clipping(Compressor):
     def private(self) -> bool:
         return self.noise > 0
 
+    def takes(self, x: Tensor) -> bool:
+        """Whatever is finite is clipped, however long it is."""
+        return bool(x.isfinite().all())
+
     def contraction(self, dim: int) -> float | None:
         return None  # α would depend on ‖x‖: it is 1 up to τ, and goes to 0 beyond
 
@@ -63,11 +68,10 @@ class Clipping(Compressor):
 
     def expand(self, payload: Payload, like: Tensor) -> Expanded:
         sent = payload[_VALUES]
-        x, found = sent.to(working_dtype(sent.dtype)), length(sent)
-        radius = self.radius(x.numel())
-        if not isfinite(found):
+        x, radius = sent.to(working_dtype(sent.dtype)), self.radius(sent.numel())
+        if not self.takes(x):
             return Expanded(torch.full_like(x, torch.nan))
-        if found <= _as_rounded(radius, sent):
+        if length(sent) <= _as_rounded(radius, sent):
             return Expanded(x)
         return Expanded(clip(x, radius), clipped=True)
 
@@ -82,9 +86,15 @@ class Clipping(Compressor):
 
 
 def clip(x: Tensor, tau: float) -> Tensor:
-    """``x min(1, τ/‖x‖₂)``."""
+    """``x min(1, τ/‖x‖₂)``, however long x is."""
     found = length(x)
-    return x * (tau / found) if found > tau else x
+    if found <= tau:
+        return x
+    if found > too_far(x.dtype):
+        # Its square, or τ/‖x‖₂, would be beyond what the dtype can say.
+        x = x / x.abs().max()
+        found = length(x)
+    return x * (tau / found)
 
 
 def _as_rounded(radius: float, sent: Tensor) -> float:

@@ -58,7 +58,7 @@ class Codec(ABC):
         """The payload for a row ``(d,)``, and the worker's state once that message counts.
 
         A row that is non-finite or too far to measure has a payload that decodes to such a row, and
-        leaves the state as it is; a codec with noise hides it instead.
+        leaves the state as it is. What clips takes any finite row, and noise hides one that is not.
 
         Raises:
             ValueError: the codec draws and there is no generator.
@@ -85,6 +85,10 @@ class Codec(ABC):
         self, row: Tensor, state: State, *, generator: torch.Generator | None = None
     ) -> Payload:
         """A payload that is decoded as near to ``row`` as any: what a liar sends.
+
+        That may not be near: of k coordinates no payload says more than k, of signs none has more
+        than one size, and none of Clip21 moves the shift by more than τ. A row that is not finite
+        is sent as one.
 
         Args:
             row: what the server is to read.

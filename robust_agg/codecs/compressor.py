@@ -36,6 +36,10 @@ class Compressor(ABC):
         """Whether a payload must not show that the vector was no number."""
         return False
 
+    def takes(self, x: Tensor) -> bool:
+        """Whether x ``(d,)`` can be sent: it is finite, and not too far to measure."""
+        return length(x) <= too_far(x.dtype)
+
     @abstractmethod
     def contraction(self, dim: int) -> float | None:
         """α in (0, 1] with ``E‖C(x) - x‖² <= (1 - α)‖x‖²`` for all x ``(dim,)``; None if none."""
@@ -48,7 +52,7 @@ class Compressor(ABC):
     def compress(
         self, x: Tensor, dtype: torch.dtype, generator: torch.Generator | None = None
     ) -> Payload:
-        """What is sent for x ``(d,)``, which is finite.
+        """What is sent for x ``(d,)``, which it :meth:`takes`.
 
         Raises:
             ValueError: the compressor draws and there is no generator.
@@ -89,15 +93,16 @@ def send(
 ) -> tuple[Payload, Tensor | None]:
     """The payload for x ``(d,)``, and what the other side makes of it.
 
-    Of an x that is non-finite or too far to measure it is NaN, where the compressor is not private,
-    and the other side makes nothing of it: None.
+    Of an x that cannot be sent it is NaN, and the other side makes nothing of it: None. A private
+    compressor does not show that: it sends 0. A liar, who forges, has nothing to hide, and sends
+    whatever is finite.
     """
     say = compressor.forge if forged else compressor.compress
-    if length(x) <= too_far(x.dtype):
+    if bool(x.isfinite().all()) if forged else compressor.takes(x):
         payload = say(x, dtype, generator)
     else:
         payload = say(torch.zeros_like(x), dtype, generator)
-        if not compressor.private:
+        if forged or not compressor.private:
             return {name: _spoiled(part) for name, part in payload.items()}, None
     # Made of the very numbers that are sent, rounded as they are: both sides make the same of them.
     return payload, compressor.expand(payload, x).vector

@@ -63,17 +63,17 @@ class Decoder:
         """By sender, the round of its last message that counts."""
         return {sender: int(state[ROUND]) for sender, state in self.states.items()}
 
-    def reading(self) -> Reading:
+    def reader(self) -> RoundReader:
         """What reads the messages of one round; the states stay until it is kept."""
-        return Reading(self.codec, self._like, self.states)
+        return RoundReader(self.codec, self._like, self.states)
 
-    def keep(self, reading: Reading) -> None:
-        """Let the messages count that ``reading`` has read."""
-        self.states = {**self.states, **reading.states}
+    def keep(self, reader: RoundReader) -> None:
+        """Let the messages count that ``reader`` has read."""
+        self.states = {**self.states, **reader.states}
 
     def read(self, updates: Iterable[Update]) -> list[Update]:
-        """:meth:`Reading.rows` as they would be read now; nothing is changed."""
-        return self.reading().rows(updates)
+        """:meth:`RoundReader.rows` as they would be read now; nothing is changed."""
+        return self.reader().rows(updates)
 
     def write(self, updates: Iterable[Update], *, seed: int) -> list[Update]:
         """Messages that are read as near to the rows of ``updates`` as any: what liars send.
@@ -124,7 +124,7 @@ class Decoder:
         return states
 
 
-class Reading:
+class RoundReader:
     """One round's messages as rows.
 
     Attributes:

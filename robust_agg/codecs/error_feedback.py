@@ -56,3 +56,9 @@ class ErrorFeedback(Codec):
     def decode(self, payload: Payload, state: State, like: Tensor) -> Decoded:
         x, clipped = self.compressor.expand(payload, like)
         return Decoded(x.to(like.dtype), state, clipped)
+
+    def forge(
+        self, row: Tensor, state: State, *, generator: torch.Generator | None = None
+    ) -> Payload:
+        x = row.to(working_dtype(row.dtype))
+        return send(self.compressor, x, row.dtype, generator, forged=True)[0]

@@ -15,9 +15,16 @@ What is private is all of one worker's data (one data set is replaced by any oth
 see its messages, the server among them: local differential privacy. Messages that were lost or did
 not count have been sent. That batches are drawn at random is not made use of: of a worker's
 momentum every message depends on all batches so far. Noise of floating point numbers is no exact
-Gaussian (Mironov, 2012), which this does not account for. It is drawn from seed, worker and round:
-who knows the seed knows it, and a round that is done again after a restart, or a second training
-with the same seed and data, repeats it. The number is that of one training that was not resumed.
+Gaussian (Mironov, 2012), which this does not account for.
+
+The noise is drawn from seed, worker and round: who knows the seed knows it. A round that is done
+again after a restart, or a second training with the same seed, draws the same; the number is that
+of one training that was not resumed. A salt that only the operating system knows would not mend
+this. Kept in the checkpoint, a round that is done again repeats the noise all the same; drawn anew,
+its message is one more, which no count has, for counts go back with the checkpoint. Either way one
+seed would no longer be one result, which resumption, transports and comparisons of defences are
+held to. Simulations may repeat themselves. Where data are to be protected, every host needs a seed
+that nobody else has (``HostSpec.seed``), and another one whenever it is started.
 """
 
 from __future__ import annotations

@@ -10,6 +10,7 @@ from torch import Tensor
 from robust_agg.codecs import sparse
 from robust_agg.codecs.compressor import Compressor, Expanded
 from robust_agg.codecs.layout import Layout, Payload
+from robust_agg.codecs.top_k import TopK
 from robust_agg.errors import check_share
 
 
@@ -58,3 +59,9 @@ class RandomK(Compressor):
 
     def expand(self, payload: Payload, like: Tensor) -> Expanded:
         return Expanded(sparse.scatter(payload, like))
+
+    def forge(
+        self, x: Tensor, dtype: torch.dtype, generator: torch.Generator | None = None
+    ) -> Payload:
+        """The k largest, as they are: whoever says the places may choose them."""
+        return TopK(share=self.share).compress(x, dtype)

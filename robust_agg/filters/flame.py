@@ -22,12 +22,15 @@ class FLAME(Aggregator):
 
     Nguyen et al., "FLAME: Taming Backdoors in Federated Learning", USENIX Security 2022, algorithm
     1. S are the ⌊n/2⌋ + 1 rows or more that HDBSCAN finds by cosine distance, with that least
-    cluster size, one sample and a single cluster allowed: the first cluster of single linkage that
-    is a majority of the rows. M is the midpoint of an even n; a rejected row is in no cluster, and
-    as long as can be.
+    cluster size and, as public implementations have it, one sample and a single cluster allowed:
+    the first cluster of single linkage that is a majority of the rows. M is the midpoint of an even
+    n; a rejected row is in no cluster, and as long as can be.
 
-    The noise is drawn for every coordinate, and is in no weight. λ = 0.001 is what the paper takes
-    for images; (ε, δ)-differential privacy needs ``λ = √(2 ln(1.25/δ))/ε``, which is far more.
+    Public implementations take the angles between the workers' models, the present one plus a row;
+    here they are between the rows, which are all that a rule sees.
+
+    The noise is drawn for every coordinate, and is in no weight. λ = 0.001 is the default of public
+    implementations too; (ε, δ)-differential privacy needs ``λ = √(2 ln(1.25/δ))/ε``, far more.
 
     It is neither coordinate-wise nor in weight space: the rows' Gram matrix about the origin, in
     float64, and one pass. There is no known κ; but for the noise, the result is no longer than the

@@ -30,21 +30,26 @@ class SignGuard(Aggregator):
     - By length: ``L·M <= ‖x_i‖₂ <= R·M``.
     - By signs: in coordinates that are drawn, the shares of a row's positive, zero and negative
       numbers are its three features. These are clustered by mean shift, and the rows of the largest
-      cluster pass: that with the most rows that also pass by length (the paper counts all, so that
-      rows far too long could leave S empty), of two such the denser one.
+      cluster pass: that with the most rows that also pass by length (of all rows, some far too long
+      could leave S empty: a choice of this library), of two such the denser one.
 
     It is neither coordinate-wise nor in weight space, for signs are no geometry: two passes, and
     one over the drawn coordinates. There is no known κ; the result is no longer than the longest
     honest row while fewer than n/2 are bad. Variants of the paper, SignGuard-Sim and -Dist, have a
     fourth feature; this is the plain one.
 
+    The authors' code has the same defaults, and otherwise: it draws a window of neighbouring
+    coordinates rather than each alone, divides a feature by the largest of it among the rows, takes
+    the midpoint of an even n for M in the bounds, leaves rows far from every peak in no cluster,
+    and takes the largest cluster by all its rows.
+
     Attributes:
         lower: L in (0, 1].
         upper: R >= 1.
         share: of the coordinates that are drawn, in (0, 1]; at least one is.
         bandwidth: h > 0 of mean shift, in units of the features; if None, the mean distance from a
-            row to the ⌊n/2⌋-th nearest (which scikit-learn estimates for a quantile of 0.5; the
-            paper leaves it open).
+            row to the ⌊n/2⌋-th nearest, itself the first: what scikit-learn estimates for a
+            quantile of 0.5, as the authors' code does.
     """
 
     lower: float = 0.1

@@ -21,7 +21,7 @@ def krum_selection(squared_distances: Tensor, f: int, count: int) -> list[int]:
     """The rows Krum selects in ``count`` rounds, each from those that are left.
 
     Of m rows that are left a score is that of the m - f - 2 nearest others, or of the nearest one
-    where that is none: the last rounds have fewer rows than Krum asks for.
+    where that is none: the last rounds have fewer rows than Krum asks for; this is our choice.
 
     Args:
         squared_distances: ``(n, n)``; Inf to rejected rows, of which there are at most f.

@@ -16,10 +16,10 @@ from robust_agg.span import Geometry
 class Resample(Mixing):
     """n means of s rows each, drawn at random such that every row is drawn s times in all.
 
-    Of n·s places, s for each row, a random permutation is cut into n groups; a row that is twice in
-    a group counts twice. He, Karimireddy & Jaggi, "Byzantine-Robust Learning on Heterogeneous
-    Datasets via Resampling", 2020, algorithm 1, the first version of their paper on ``Bucketing``
-    (ICLR 2022), which leaves fewer points, each row in one of them.
+    Of n·s places, s for each row, a random permutation is cut into n groups, as in the authors'
+    code; a row that is twice in a group counts twice. He, Karimireddy & Jaggi, "Byzantine-Robust
+    Learning on Heterogeneous Datasets via Resampling", 2020, the first version of their paper on
+    ``Bucketing`` (ICLR 2022), which leaves fewer points, each row in one of them.
 
     Up to s·f of the n points hold a Byzantine row, so the rule that follows must bear that many: a
     rule that knows an f is given s·f. A point is the mean of its accepted rows and is rejected

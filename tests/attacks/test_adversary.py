@@ -180,12 +180,8 @@ def test_who_may_not_be_idle(attack, idle) -> None:
 
 def test_without_an_honest_update() -> None:
     updates = updates_of(random_rows(3, 2))
-    with pytest.raises(
-        ValueError,
-        match=r"^InnerProductManipulation: at least one honest row is required by "
-        r"Knowledge.HONEST, found 0 of n=3$",
-    ):
-        corrupt(InnerProductManipulation(), updates, {0, 1, 2})
+    received, _ = corrupt(InnerProductManipulation(), updates, {0, 1, 2})
+    assert received == updates, "there is nothing to make a row from"
     received, _ = corrupt(SignFlip(), updates, {0, 1, 2})
     assert torch.equal(received[2].row, -updates[2].row)
 

@@ -10,6 +10,7 @@ from attack_rounds import as_numpy, check, forge, random_rows, seeded
 
 from attacks import BitFlip, Knowledge, Scale, Zero
 from attacks.bit_flip import flipped
+from attacks.chance import happens
 
 DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
 WORDS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
@@ -114,3 +115,26 @@ def test_a_bit_that_the_rows_do_not_have() -> None:
 def test_a_factor_that_is_not_finite(factor: float) -> None:
     with pytest.raises(ValueError, match=r"^Scale: factor must be finite, found (inf|nan)$"):
         Scale(factor=factor)
+
+
+def test_what_is_rarer_than_one_in_2_to_the_24_is_so() -> None:
+    """Of 2²⁷ numbers float32's own draws would be 0, and hit, 8 times on average."""
+    zeros = torch.zeros(2**24, dtype=torch.float16)
+    draw = seeded(0)
+
+    def changes(numbers: torch.Tensor) -> int:
+        return int(numbers.view(torch.int16).count_nonzero())
+
+    hits = sum(changes(flipped(zeros, 2.0**-40, draw)) for _ in range(8))
+    assert hits == 0
+    often = 2.0**-20  # 16 on average; six standard deviations either way
+    hits = changes(flipped(zeros, often, draw))
+    assert 0 < hits < 40
+
+
+def test_things_happen_as_often_as_they_should() -> None:
+    for probability in (1e-3, 0.25, 1.0):
+        found = happens(probability, (1000, 1000), seeded(1))
+        spread = math.sqrt(1e6 * probability * (1 - probability))
+        assert abs(int(found.sum()) - 1e6 * probability) <= 5 * spread
+    assert happens(0.5, (), seeded(0)).shape == ()

@@ -265,7 +265,7 @@ def test_bad_parameters(attack: type[Attack], parameters: dict[str, Any], messag
 
 
 def test_one_honest_row_has_no_scatter() -> None:
-    with pytest.raises(ValueError, match=r"^OptimalALIE: a standard deviation needs 2 honest rows"):
+    with pytest.raises(ValueError, match=r"^OptimalALIE: at least 2 honest rows are required"):
         forge(OptimalALIE(), OWN, HONEST[:1])
 
 

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 import torch
 from attack_rounds import ATTACKS, GATED, MeanDefence, open_view, random_rows, seeded, updates_of
 
+import robust_agg as ra
 from attacks import Adversary, Attack, Knowledge, KnowledgeError, NonFinite, View
+from robust_agg.span import Geometry, measure
 
 EVERYTHING = Knowledge.OWN | Knowledge.HONEST | Knowledge.DEFENCE | Knowledge.ESTIMATE
 
@@ -109,6 +113,82 @@ def test_granted_reads_give_the_rows_and_the_defence() -> None:
     torch.testing.assert_close(view.honest, honest, rtol=0, atol=0)
     assert view.f == 3
     torch.testing.assert_close(view.defence.aggregate(view.honest), honest.mean(dim=0))
+
+
+def test_an_oracle_is_all_there_is_of_the_defence() -> None:
+    """Of the server itself an attack could read the model and its parameters, and change them."""
+    model = torch.nn.Linear(4, 1, bias=False)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    server = ra.Server(model, optimizer, ra.VClip(), f=2, device="cpu")
+    rows = random_rows(7, 4, torch.float32)
+    server.step(updates_of(rows, round=0))
+    view = open_view(NonFinite(), rows[:2], rows[2:], knows=Knowledge.DEFENCE, defence=server)
+    oracle = view.defence
+    assert {name for name in dir(oracle) if not name.startswith("_")} == {
+        *("f", "aggregate", "weights_from")
+    }
+    assert not hasattr(oracle, "__dict__")
+    reachable = [*vars(view).values(), *(getattr(oracle, name) for name in oracle.__slots__)]
+    assert not any(held is server for held in reachable)
+    for name, value in {"f": 0, "aggregate": torch.mean, "round": 5}.items():
+        with pytest.raises((dataclasses.FrozenInstanceError, AttributeError, TypeError)):
+            setattr(oracle, name, value)
+    assert oracle.f == server.f == 2
+
+
+@pytest.mark.parametrize("rule", [ra.VClip(tau=1e-9), ra.GeometricMedian(), ra.Mean()], ids=repr)
+def test_what_an_attack_does_with_an_answer_changes_no_defence(
+    rule: ra.Aggregator | ra.Estimator,
+) -> None:
+    model = torch.nn.Linear(4, 1, bias=False)
+    server = ra.Server(model, torch.optim.SGD(model.parameters()), rule, f=2, device="cpu")
+    rows = random_rows(7, 4, torch.float32)
+    server.step(updates_of(rows, round=0))
+    before = copy.deepcopy(server.state_dict())
+    view = open_view(NonFinite(), rows[:2], rows[2:], knows=EVERYTHING, defence=server)
+    asked = rows.clone()
+    for _ in range(2):
+        answer = view.defence.aggregate(asked)
+        torch.testing.assert_close(answer, server.aggregate(rows), rtol=0, atol=0)
+        answer.fill_(torch.nan)
+        weights = view.defence.weights_from(measure(rows)[0])
+        if weights is not None:
+            weights.zero_()
+    assert torch.equal(asked, rows)
+    assert_same(server.state_dict(), before)
+
+
+class Cached(MeanDefence):
+    """Answers with what it keeps."""
+
+    kept = torch.ones(4)
+
+    def aggregate(self, rows: torch.Tensor) -> torch.Tensor:
+        return self.kept
+
+    def weights_from(self, geometry: Geometry) -> torch.Tensor:
+        return self.kept
+
+
+def test_answers_are_copies() -> None:
+    rows = random_rows(4, 4)
+    view = open_view(NonFinite(), rows, rows, knows=Knowledge.DEFENCE, defence=Cached())
+    view.defence.aggregate(rows).zero_()
+    weights = view.defence.weights_from(measure(rows)[0])
+    assert weights is not None
+    weights.zero_()
+    assert Cached.kept.tolist() == [1.0] * 4
+
+
+def assert_same(one: Any, other: Any) -> None:
+    if isinstance(one, dict):
+        assert one.keys() == other.keys()
+        for key, value in one.items():
+            assert_same(value, other[key])
+    elif isinstance(one, torch.Tensor):
+        torch.testing.assert_close(one, other, rtol=0, atol=0, equal_nan=True)
+    else:
+        assert one == other
 
 
 def test_who_sends_the_rows() -> None:

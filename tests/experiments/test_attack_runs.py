@@ -230,6 +230,65 @@ def test_images_that_are_smaller_than_the_mark(tmp_path: Path) -> None:
         runs.execute(run, quiet())
 
 
+# --- rounds that are too small for an attack ------------------------------------------------------
+
+
+@pytest.mark.parametrize("codec", [None, "EF21(compressor=TopK(share=0.5))"])
+@pytest.mark.parametrize(
+    ("attack", "byzantine", "fits"),
+    [
+        ("ALittleIsEnough", 3, {3}),  # Byzantine rows among 6, for which it has a positive z
+        ("FangAttack(against='krum')", 2, {1}),
+    ],
+)
+def test_a_round_too_small_for_the_attack_is_honest_and_ends_no_run(
+    attack: str, byzantine: int, fits: set[int], codec: str | None, tmp_path: Path
+) -> None:
+    small = {"workers": 8, "sample": 6, "rounds": 12, "evaluate_every": 3}
+    run, results = done(attack=attack, byzantine=byzantine, codec=codec, **small, out=tmp_path)
+    attacked, honest = (lines(run, "VClip", attacked=bad) for bad in (True, False))
+    spared, before = 0, True
+    for number, line in enumerate(attacked, start=1):
+        assert line["skipped"] is None
+        assert len(line["senders"]) == 6
+        bad = sum(sender >= 8 - byzantine for sender in line["senders"])
+        spared += bad > 0 and bad not in fits
+        before &= bad not in fits
+        if before and codec is None:
+            same = [{**each, "seconds": None} for each in (line, honest[number - 1])]
+            assert same[0] == same[1]
+        if number % 3 == 0:
+            assert results[Training("VClip", True)][number // 3 - 1].spared == spared
+    assert 0 < spared < 12
+    cells = {(cell.defence, cell.attacked): found for cell, found in results.items()}
+    caption = str(report.table(run.config, cells, tests=300).caption)
+    assert f"spared by it, of 12: VClip attacked {spared}" in caption
+
+
+def test_an_attack_that_no_round_is_fit_for_fails_before_there_is_a_run() -> None:
+    for attack, found in (
+        ("ALittleIsEnough", "z_max > 0 needs k > 2 Byzantine rows of an even n, .* n=6, k=2; give"),
+        ("FangAttack(against='krum')", "needs n >= 2k \\+ 3 rows, found n=6, k=2"),
+    ):
+        with pytest.raises(ConfigError, match=f"^attack: {attack.partition('(')[0]}: .*{found}"):
+            tiny(attack=attack, workers=6)
+        assert tiny(attack=attack, workers=6, byzantine=0).byzantine == 0
+
+
+def test_an_attack_of_one_s_own_that_fails_to_say_what_fits_is_said(tmp_path: Path) -> None:
+    path = tmp_path / "mine.py"
+    path.write_text(
+        "from attacks import Attack\n\n"
+        "class Mine(Attack):\n"
+        "    def check(self, byzantine, honest):\n"
+        "        return 1 / 0\n\n"
+        "    def __call__(self, view, state, generator):\n"
+        "        return view.own, state\n"
+    )
+    with pytest.raises(ConfigError, match=r"^attack: ZeroDivisionError: division by zero$"):
+        tiny(attack=f"{path}:Mine")
+
+
 # --- interruption ---------------------------------------------------------------------------------
 
 
@@ -237,6 +296,7 @@ def test_images_that_are_smaller_than_the_mark(tmp_path: Path) -> None:
     "attack",
     [
         "Mimic(warmup=8)",
+        "FangAttack(against='krum')",
         "Replay(every=5)",
         "Drift",
         "ROP",

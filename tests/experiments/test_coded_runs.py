@@ -148,6 +148,28 @@ def test_an_attack_is_bound_by_the_clip_of_the_decoder(tmp_path: Path) -> None:
             before = after.clone()
 
 
+@pytest.mark.parametrize("noise", [0.0, 0.1])
+def test_what_is_no_number_reaches_the_server_as_such(noise: float, tmp_path: Path) -> None:
+    """Noise hides it for honest workers, not for liars: a step of 0 would be no attack."""
+    config = tiny(codec=f"Clip21(tau=0.5, noise={noise})", attack="NonFinite(kind='mixed')")
+    made = simulation(config, tmp_path)
+    with made.transport:
+        for _ in range(2):
+            _, record = made.one_round()
+            assert {rejection.sender for rejection in record.rejected} == {5, 6}
+
+
+def test_huge_rows_are_clipped_as_any(tmp_path: Path) -> None:
+    config = tiny(codec="Clip21(tau=0.25)", attack="NonFinite(kind='huge')")
+    made = simulation(config, tmp_path)
+    with made.transport:
+        for number in (1, 2):
+            _, record = made.one_round()
+            assert record.rejected == ()
+            shift = made.server.state_dict()["decoder"][6]["shift"]  # type: ignore[attr-defined]
+            assert float(shift.norm()) == pytest.approx(0.25 * number, rel=1e-4)
+
+
 @pytest.mark.parametrize(("transport", "server"), [("ray", "ray"), ("ranks", "driver")])
 def test_every_transport_gives_the_same_run(transport: str, server: str, tmp_path: Path) -> None:
     both = {**TINY, **CODED["private clip21"], "rounds": 6, "evaluate_every": 3}
@@ -219,11 +241,12 @@ def test_the_report_says_what_was_sent_and_spent(tmp_path: Path) -> None:
     shown = console.file.getvalue()
     spent = max(metrics[-1].epsilon or 0 for metrics in results.values())
     assert f"all data of a worker, in one training: ε = {spent:.3g} at δ = 0.001" in shown
+    assert "privacy holds against those who do not know the seed" in shown
     size = 6 * 8 * (32 + 8 + 4 * 650)
     assert f"codec: Clip21(tau=0.5, noise=4.0), {size / 1e6:.3g} MB of messages" in shown
     report.write_summary(tmp_path / "summary.json", config, results, "", tests=10)
     summary = json.loads((tmp_path / "summary.json").read_text())
-    assert summary["privacy"] == {"epsilon": spent, "delta": 1e-3}
+    assert summary["privacy"] == {"epsilon": spent, "delta": 1e-3, "holds": report.NOISE}
     assert summary["defences"]["VClip"]["bytes"] == size
 
 

@@ -330,8 +330,8 @@ def test_a_row_that_is_none_is_read_as_none_and_moves_nothing(
     row[4] = BAD[bad] if dtype != torch.float64 else {"too far": 1e300}.get(bad, BAD[bad])
     payload, after = codec.encode(row, worker, generator=draws(0))
     found = codec.decode(payload, server, row).row
-    if codec.noise:
-        # To say so would tell of the row.
+    if codec.noise or (isinstance(codec, Clip21) and bool(row.isfinite().all())):
+        # Noise must not tell of the row, and what clips takes any number.
         assert bool(found.isfinite().all())
         return
     assert not bool(found.isfinite().all())
@@ -390,12 +390,45 @@ def test_with_noise_a_step_may_be_as_long_as_noise_makes_it() -> None:
         assert codec.decode({"values": step}, codec.expect(like), like).clipped == clipped
 
 
-@pytest.mark.parametrize("value", [math.nan, math.inf, 1e300], ids=str)
-def test_steps_that_cannot_be_measured_are_no_rows(value: float) -> None:
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf], ids=str)
+def test_steps_that_are_no_numbers_are_no_rows(value: float) -> None:
     like = torch.zeros(3, dtype=torch.float64)
     codec = Clip21(tau=1.0)
     payload = {"values": torch.full((3,), value, dtype=torch.float64)}
     assert bool(codec.decode(payload, codec.expect(like), like).row.isnan().all())
+
+
+HUGE = [
+    (torch.float32, 3e38),
+    (torch.float32, 1e25),
+    (torch.bfloat16, 3e38),
+    (torch.float16, 6e4),
+    (torch.float64, 3e38),
+    (torch.float64, 1e300),
+]
+
+
+@pytest.mark.parametrize("tau", [1e-3, 1.0, 1e4])
+@pytest.mark.parametrize(("dtype", "size"), HUGE, ids=str)
+def test_a_step_of_any_length_is_clipped_to_tau(
+    dtype: torch.dtype, size: float, tau: float
+) -> None:
+    """Whether the server clips it, a liar does or an honest worker; of one worked out by hand."""
+    row = torch.tensor([size, -size, 0.0, size / 2], dtype=dtype)
+    codec, expected = Clip21(tau=tau), tau / 1.5 * torch.tensor([1, -1, 0, 0.5]).double()
+    start = codec.init(row)
+    read = codec.decode({"values": row}, start, row)
+    assert read.clipped
+    sent, after = codec.encode(row, start)
+    forged = codec.forge(row, start)
+    rounding = 4 * torch.finfo(dtype).eps
+    for found in (
+        read.state["shift"],
+        codec.decode(sent, start, row).state["shift"],
+        after["shift"],
+        codec.decode(forged, start, row).state["shift"],
+    ):
+        torch.testing.assert_close(found.double(), expected, rtol=rounding, atol=0)
 
 
 @pytest.mark.parametrize(
@@ -451,6 +484,55 @@ def test_a_liar_is_read_as_near_to_its_row_as_the_decoder_lets_any(name: str) ->
     else:
         assert float((row - wanted).norm()) < 2 * float(wanted.norm())
     assert state.keys() == server.keys()
+
+
+@every_dtype
+@pytest.mark.parametrize("bad", ["nan", "inf", "-inf"])
+@every_codec
+def test_a_liar_can_say_what_is_no_number(name: str, bad: str, dtype: torch.dtype) -> None:
+    """Under noise too: it has nothing to hide."""
+    codec, row = CODECS[name], vector(0, dtype=dtype)
+    _, _, server = conversation(codec, [vector(s, dtype=dtype) for s in range(3)])
+    row[4] = BAD[bad]
+    payload = codec.forge(row, server, generator=draws(0))
+    layout = codec.layout(D, dtype)
+    found = codec.decode(layout.unpack(layout.pack(payload)), server, row)
+    assert not bool(found.row.isfinite().all())
+
+
+@pytest.mark.parametrize("size", [1e25, 3e38])
+@every_codec
+def test_a_huge_row_of_a_liar_is_huge_or_clipped_but_a_row(name: str, size: float) -> None:
+    codec, row = CODECS[name], size * vector(0).sign()
+    server = codec.expect(row)
+    found = codec.decode(codec.forge(row, server, generator=draws(0)), server, row)
+    assert bool(found.row.isfinite().all())
+    if isinstance(codec, Clip21):
+        longest = Clipping(tau=codec.tau, noise=codec.noise).radius(D)
+        assert float(found.row.norm()) == pytest.approx(longest, rel=1e-5)
+    else:
+        assert float(found.row.abs().max()) == pytest.approx(size, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    "codec",
+    [
+        wrap(compressor=RandomK(share=0.3, unbiased=unbiased))
+        for wrap, unbiased in (
+            (Compressed, True),
+            (Compressed, False),
+            (EF21, False),
+            (ErrorFeedback, False),
+        )
+    ],
+    ids=repr,
+)
+def test_a_liar_chooses_the_places_that_others_draw(codec: Codec) -> None:
+    wanted, start = vector(8), codec.expect(vector(0))
+    for seed in range(3):
+        payload = codec.forge(wanted, start, generator=draws(seed))
+        found = codec.decode(payload, start, wanted).row
+        assert np.array_equal(array(found), oracles.top_k(array(wanted), 7))
 
 
 # --- noise ----------------------------------------------------------------------------------------

@@ -97,20 +97,20 @@ def test_both_ends_hold_the_same_after_every_message_that_counts(
         worker, server = past[base]
         if event == "lost":
             continue
-        reading = end.reading()
-        found = reading.read(update)
+        reader = end.reader()
+        found = reader.read(update)
         payload, worker = codec.encode(row, worker, generator=draws(round, 4))
         expected = codec.decode(payload, server, row)
         if event == "no number" and not codec.noise:
             assert bool(found.isnan().all())
-            assert reading.states == {}
-            end.keep(reading)
+            assert reader.states == {}
+            end.keep(reader)
             continue
         assert torch.equal(found, expected.row)
-        assert reading.clipped == []
+        assert reader.clipped == []
         if event == "skipped":
             continue
-        end.keep(reading)
+        end.keep(reader)
         past[round] = (worker, expected.state)
         assert end.accepted == {4: round}
         mine, theirs = own(state, "sent/"), own(end.states[4], "")
@@ -125,17 +125,17 @@ def test_senders_have_states_of_their_own(name: str) -> None:
     end, states = decoder(codec), dict[int, State]()
     alone = {sender: (decoder(codec), dict[str, Tensor]()) for sender in range(3)}
     for round in range(4):
-        reading = end.reading()
+        reader = end.reader()
         for sender in range(3):
             row = (sender + 1) * vector(round)
             update, states[sender] = sent(codec, end, states.get(sender, {}), round, row, sender)
             own_end, own_state = alone[sender]
             same, own_state = sent(codec, own_end, own_state, round, row, sender)
-            own_reading = own_end.reading()
-            assert torch.equal(reading.read(update), own_reading.read(same))
-            own_end.keep(own_reading)
+            own_reader = own_end.reader()
+            assert torch.equal(reader.read(update), own_reader.read(same))
+            own_end.keep(own_reader)
             alone[sender] = own_end, dict(own_state)
-        end.keep(reading)
+        end.keep(reader)
     assert end.accepted == {0: 3, 1: 3, 2: 3}
 
 
@@ -144,22 +144,22 @@ def test_a_message_that_builds_on_another_is_refused() -> None:
     end, state = decoder(codec), dict[str, Tensor]()
     for round in range(3):
         update, state = sent(codec, end, state, round, vector(round))
-        reading = end.reading()
-        reading.read(update)
-        end.keep(reading)
+        reader = end.reader()
+        reader.read(update)
+        end.keep(reader)
     payload, base = wire.unpack(codec, update.row, vector(0))
     assert base == 1
     with pytest.raises(MessageError, match=r"^it builds on round 1, the last that counts"):
-        end.reading().read(update)
+        end.reader().read(update)
     # One that begins anew is read as the first of its sender.
     anew = Update(4, 3, wire.pack(codec, payload, NOTHING, vector(0)))
-    assert torch.equal(end.reading().read(anew), payload["values"])
+    assert torch.equal(end.reader().read(anew), payload["values"])
     stranger = Update(9, 3, update.row)
     with pytest.raises(MessageError, match="builds on round 1, the last that counts is -1"):
-        end.reading().read(stranger)
+        end.reader().read(stranger)
     for wrong in (update.row[:-1], update.row.float(), update.row[None]):
         with pytest.raises(MessageError, match="60 bytes are required, found"):
-            end.reading().read(Update(4, 3, wrong))
+            end.reader().read(Update(4, 3, wrong))
 
 
 def test_reading_changes_nothing_until_it_is_kept() -> None:
@@ -168,7 +168,7 @@ def test_reading_changes_nothing_until_it_is_kept() -> None:
     update, _ = sent(codec, end, {}, 0, vector(0))
     rows = end.read([update, update])
     assert [u.sender for u in rows] == [4]
-    assert torch.equal(rows[0].row, end.reading().read(update))
+    assert torch.equal(rows[0].row, end.reader().read(update))
     assert end.accepted == {}
     assert end.read([Update(4, 0, update.row[:-1])]) == []
 
@@ -183,10 +183,10 @@ def test_what_a_liar_writes_is_read(name: str) -> None:
         (again,) = end.write([Update(4, round, wanted)], seed=3)
         assert torch.equal(lie.row, again.row)
         assert (lie.sender, lie.round) == (4, round)
-        reading = end.reading()
-        found = reading.read(lie)
-        assert reading.clipped == []
-        end.keep(reading)
+        reader = end.reader()
+        found = reader.read(lie)
+        assert reader.clipped == []
+        end.keep(reader)
     assert float((found - wanted).norm()) < 2 * float(wanted.norm())
     if isinstance(codec, EF21 | Clip21):
         torch.testing.assert_close(found, wanted, rtol=1e-3, atol=1e-3)
@@ -199,14 +199,14 @@ def test_states_are_saved_and_checked(name: str) -> None:
     end, state = decoder(codec), dict[str, Tensor]()
     for round in range(2):
         update, state = sent(codec, end, state, round, vector(round))
-        reading = end.reading()
-        reading.read(update)
-        end.keep(reading)
+        reader = end.reader()
+        reader.read(update)
+        end.keep(reader)
     other = decoder(codec)
     other.states = other.checked(end.state_dict())
     third, _ = sent(codec, end, state, 2, vector(2))
     assert other.accepted == end.accepted == {4: 1}
-    assert torch.equal(other.reading().read(third), end.reading().read(third))
+    assert torch.equal(other.reader().read(third), end.reader().read(third))
     wide = Decoder(codec, dim=D, dtype=torch.float64)
     narrow = Decoder(codec, dim=D - 1, dtype=torch.float32)
     if codec.expect(vector(0)):
@@ -224,9 +224,9 @@ def test_without_a_codec_messages_are_rows() -> None:
     updates = [Update(i, 0, vector(i)) for i in range(2)]
     assert end.form == (D, torch.float32)
     assert end.read(updates) == end.write(updates, seed=0) == updates
-    reading = end.reading()
-    assert reading.read(updates[0]) is updates[0].row
-    end.keep(reading)
+    reader = end.reader()
+    assert reader.read(updates[0]) is updates[0].row
+    end.keep(reader)
     assert end.accepted == {}
     assert end.checked(end.state_dict()) == {}
     with pytest.raises(ValueError, match=r"^Decoder: codec must be an instance of Codec, found"):

@@ -65,9 +65,9 @@ class Driver:
         found = self.transport.collect(number, weights, accepted=self.decoder.accepted)
         dim, dtype = self.decoder.form
         schema = Schema(round=number, dim=dim, dtype=dtype, senders=frozenset(found.asked))
-        reading = self.decoder.reading()
-        admitted = admit(found.updates, schema, refused=found.refused, reader=reading)
-        self.decoder.keep(reading)
+        reader = self.decoder.reader()
+        admitted = admit(found.updates, schema, refused=found.refused, reader=reader)
+        self.decoder.keep(reader)
         rows = dict(zip(admitted.senders, admitted.rows, strict=True))
         return {i: row for i, row in rows.items() if not bool(row.isnan().any())}
 
