@@ -26,6 +26,7 @@ from experiments.robustness.catalogue import RobustnessName
 from experiments.stopping import InterruptedRun
 from experiments.studies import show
 from experiments.studies.study import Preset, Study
+from experiments.sweeps.command import sweep
 from robust_agg import __version__
 from workers.transport import HostError
 
@@ -219,6 +220,9 @@ def _study(
     return 0
 
 
+app.command(sweep)
+
+
 @app.command(name="list")
 def list_() -> int:
     """Show all defences, attacks, partitions and models, with their parameters."""
@@ -260,7 +264,8 @@ def _execute(run: run_folder.Run) -> int:
 
 def main(arguments: list[str] | None = None) -> NoReturn:
     """Entry point: exit code 0; 1 where the reader of the output has gone; 2 for a mistake in what
-    was asked, or where it cannot be done; 128 and the signal's number after one, 130 for Ctrl-C.
+    was asked, or where it cannot be done; 3 where cells of a sweep have failed; 128 and the
+    signal's number after one, 130 for Ctrl-C.
 
     A mistake is one line on standard error: the parameter, the constraint and what was found. With
     ``ROBUST_AGG_DEBUG`` set, its traceback comes first.
