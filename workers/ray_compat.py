@@ -139,6 +139,25 @@ def temporary_folder() -> str | None:
     raise OSError(f"Ray needs a folder to write to, found none among {usual}, {candidates}")
 
 
+@contextmanager
+def hushed() -> Iterator[None]:
+    """Keep Ray from printing, for whoever tells of processes that die in words of their own.
+
+    Ray prints what its node says of a dead process whatever its logging was told.
+    """
+    import ray._private.worker as worker
+
+    printing = getattr(worker, "print_to_stdstream", None)
+    if printing is None:
+        yield
+        return
+    worker.print_to_stdstream = lambda *_, **__: None
+    try:
+        yield
+    finally:
+        worker.print_to_stdstream = printing
+
+
 def node_address() -> str:
     """The address at which the cluster reaches this process' node."""
     found: str = require().util.get_node_ip_address()

@@ -1,0 +1,1 @@
+"""Sweeps: grids of trainings, carried out side by side, resumable, and honestly selected from."""

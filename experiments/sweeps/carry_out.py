@@ -1,0 +1,284 @@
+"""Carrying out a sweep in its folder: what is left of it, then selection, test and export."""
+
+from __future__ import annotations
+
+import time
+from contextlib import closing
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Protocol
+
+from experiments.config import ConfigError
+from experiments.run_folder import locked
+from experiments.stopping import InterruptedRun, Stop, stop_on_signals
+from experiments.sweeps import folder as folders
+from experiments.sweeps import selection
+from experiments.sweeps.cells import Cell, Cells, Point
+from experiments.sweeps.config import SweepConfig
+from experiments.sweeps.export import Row, export
+from experiments.sweeps.plan import Search, searched, wanted
+from experiments.sweeps.pool import Finished, Pool
+from experiments.sweeps.store import Entry, Store
+from experiments.sweeps.work import tested
+
+_LOOK = 0.5
+# Seconds between two looks at what runs.
+_EXPORT = 30.0
+# Seconds between two exports.
+
+
+@dataclass(frozen=True, kw_only=True)
+class Means:
+    """What a sweep is carried out with; changes no number but those of the clock.
+
+    Attributes:
+        jobs: cells at a time.
+        stall: seconds without a round after which a cell has failed.
+        retry: whether cells that have failed before are tried again.
+        command: how to go on, for the folder.
+        preset: which of the file's was read, for the folder.
+    """
+
+    jobs: int
+    stall: float
+    command: str
+    preset: str = "default"
+    retry: bool = False
+
+    def __post_init__(self) -> None:
+        if self.jobs < 1:
+            raise ConfigError(f"jobs must be at least 1, found {self.jobs}")
+        if not 0 < self.stall < float("inf"):
+            raise ConfigError(f"stall must be a positive number of seconds, found {self.stall}")
+
+
+@dataclass(frozen=True)
+class Tally:
+    """How far a sweep has come.
+
+    Attributes:
+        states: of all cells that are wanted so far.
+        rounds: done of those cells.
+        total: rounds that those cells have.
+        running: rounds of the cells in progress.
+    """
+
+    states: dict[str, int]
+    rounds: int
+    total: int
+    running: dict[str, int]
+
+
+class Watcher(Protocol):
+    """Who is told how a sweep goes."""
+
+    def look(self, tally: Tally) -> None:
+        """Called twice a second."""
+
+    def failed(self, cell: Cell, reason: str) -> None:
+        """A cell has failed; the others go on."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a finished sweep has found.
+
+    Attributes:
+        rows: all cells.
+        leaderboard: of the chosen settings, by test accuracy.
+        searches: for breakdowns.
+    """
+
+    rows: list[Row]
+    leaderboard: list[selection.Standing]
+    searches: list[Search]
+
+    @property
+    def failed(self) -> list[Row]:
+        return [row for row in self.rows if row.entry.state == "failed"]
+
+
+def carry_out(sweep: SweepConfig, folder: Path, means: Means, watcher: Watcher) -> Result:
+    """Do what is left of ``sweep`` in ``folder``; a finished one is only read.
+
+    A cell that fails stops nothing. Training sees validation data; the test data is read when all
+    cells are finished, with the parameters of the chosen ones.
+
+    Raises:
+        InterruptedRun: a signal asked to stop; what is done is kept, cells in progress go on from
+            their checkpoints.
+        ConfigError: the folder is another's, cannot be written, or another process is in it.
+        DataError: the data is not there.
+        ImportError: there is no Ray.
+    """
+    _check_any(sweep)
+    folders.check_free(folder)
+    try:
+        (folder / folders.CELLS).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        found = f"{error.strerror} at {error.filename}"
+        raise ConfigError(f"out: a folder that can be written is required, found {found}") from None
+    folder = folder.resolve()
+    with locked(folder), stop_on_signals() as stop:
+        bound = folders.bind(sweep, folder, preset=means.preset, command=means.command)
+        with closing(Store(folder)) as store:
+            return _Work(bound, folder, store, watcher).done(means, stop)
+
+
+def _check_any(sweep: SweepConfig) -> None:
+    """Refuse a sweep of which there is no cell, or no data, before a folder is made."""
+    known = Cells()
+
+    def accuracy(point: Point) -> float | None:
+        return 0.0 if known.of(point).config is None else None
+
+    cells = [known.of(point) for point in wanted(sweep, accuracy)]
+    if all(cell.config is None for cell in cells):
+        raise ConfigError(f"every cell is refused, the first one by {cells[0].refusal}")
+
+
+class _Work:
+    """A sweep in progress: its points, their cells, and what the store knows of these."""
+
+    def __init__(self, sweep: SweepConfig, folder: Path, store: Store, watcher: Watcher) -> None:
+        self._sweep, self._folder, self._store, self._watcher = sweep, folder, store, watcher
+        self._cells = Cells()
+        self._points: dict[str, Point] = {}
+        self._entries: dict[str, Entry] = {}
+        self._exported = time.monotonic()
+
+    def done(self, means: Means, stop: Stop) -> Result:
+        self._plan()
+        if means.retry:
+            self._store.retry(but=(c.id for c in self._wanted() if c.config is None))
+            self._plan()
+        try:
+            if self._pending():
+                self._train(means, stop)
+            self._test(stop)
+        finally:
+            self._entries = self._store.entries()
+            self._export()
+        chosen = self._chosen()
+        return Result(
+            self._rows(), selection.leaderboard(chosen, self._test_accuracy), self._searches()
+        )
+
+    def _train(self, means: Means, stop: Stop) -> None:
+        """All that is pending, and what the searches ask for meanwhile."""
+        threads = max(c.config.threads * c.config.hosts for c in self._pending() if c.config)
+        with Pool(jobs=means.jobs, stall=means.stall, cpus=means.jobs * threads) as pool:
+            try:
+                self._train_in(pool, stop)
+            finally:
+                for cell in pool.running:
+                    self._store.put_back(cell)
+
+    def _train_in(self, pool: Pool, stop: Stop) -> None:
+        todo = self._pending()
+        while todo or pool.running:
+            while todo and pool.free:
+                self._begin(pool, todo.pop(0))
+            for finished in pool.wait(_LOOK):
+                self._end(finished)
+                self._plan()
+                todo = self._pending()
+            self._watcher.look(self._tally(pool))
+            if stop.signal:
+                raise InterruptedRun(stop.signal)
+            if time.monotonic() - self._exported > _EXPORT:
+                self._export()
+
+    def _end(self, finished: Finished) -> None:
+        if finished.outcome is not None:
+            self._store.finish(finished.cell, finished.outcome)
+            return
+        reason = finished.reason or "no reason was given"
+        self._store.fail(finished.cell, reason)
+        self._watcher.failed(self._cells.of(self._points[finished.cell]), reason)
+
+    def _begin(self, pool: Pool, cell: Cell) -> None:
+        assert cell.config is not None, "only such cells are pending"
+        folder = self._folder / folders.CELLS / cell.id
+        folder.mkdir(exist_ok=True)
+        self._store.begin(cell.id)
+        self._entries[cell.id] = Entry("running")
+        pool.begin(cell.id, folder, cell.config)
+
+    def _test(self, stop: Stop) -> None:
+        """The test accuracy of every chosen cell that has none yet."""
+        for setting in self._chosen():
+            for cell in map(self._cells.of, setting.points):
+                entry = self._entries[cell.id]
+                if entry.state == "done" and entry.test_accuracy is None:
+                    assert cell.config is not None, "it was trained"
+                    found = tested(self._folder / folders.CELLS / cell.id, cell.config)
+                    self._store.keep_test(cell.id, found)
+                    self._entries[cell.id] = replace(entry, test_accuracy=found)
+                if stop.signal:
+                    raise InterruptedRun(stop.signal)
+
+    def _plan(self) -> None:
+        """Ask which cells are wanted, by all that is known."""
+        self._entries = self._store.entries()
+        points = wanted(self._sweep, self._finished)
+        cells = [self._cells.of(point) for point in points]
+        self._points = {}
+        for cell in cells:
+            self._points.setdefault(cell.id, cell.point)
+        if any(cell.id not in self._entries for cell in cells):
+            self._store.add(cells)
+            self._entries = self._store.entries()
+
+    def _wanted(self) -> list[Cell]:
+        return [self._cells.of(point) for point in self._points.values()]
+
+    def _pending(self) -> list[Cell]:
+        return [cell for cell in self._wanted() if self._entries[cell.id].state == "pending"]
+
+    def _finished(self, point: Point) -> float | None:
+        """The validation accuracy; 0 of a failed cell, None of one that is not finished."""
+        cell = self._cells.of(point)
+        entry = self._entries.get(cell.id)
+        if cell.config is None or (entry is not None and entry.state == "failed"):
+            return 0.0
+        return None if entry is None or entry.outcome is None else entry.outcome.accuracy
+
+    def _validation_accuracy(self, point: Point) -> float | None:
+        outcome = self._entries[self._cells.of(point).id].outcome
+        return None if outcome is None else outcome.accuracy
+
+    def _test_accuracy(self, point: Point) -> float | None:
+        return self._entries[self._cells.of(point).id].test_accuracy
+
+    def _all_points(self) -> list[Point]:
+        return wanted(self._sweep, self._finished)
+
+    def _chosen(self) -> list[selection.Setting]:
+        return selection.chosen(self._all_points(), self._validation_accuracy)
+
+    def _searches(self) -> list[Search]:
+        return [] if self._sweep.breakdown is None else searched(self._sweep, self._finished)
+
+    def _rows(self) -> list[Row]:
+        finished = all(self._finished(point) is not None for point in self._all_points())
+        chosen = {
+            self._cells.of(point).id
+            for setting in (self._chosen() if finished else ())
+            for point in setting.points
+        }
+        return [Row(cell, self._entries[cell.id], cell.id in chosen) for cell in self._wanted()]
+
+    def _tally(self, pool: Pool) -> Tally:
+        states = dict.fromkeys(("done", "failed", "running", "pending"), 0)
+        rounds = total = 0
+        for cell in self._wanted():
+            state = self._entries[cell.id].state
+            states[state] += 1
+            total += cell.rounds
+            rounds += cell.rounds if state in ("done", "failed") else 0
+        return Tally(states, rounds + sum(pool.running.values()), total, pool.running)
+
+    def _export(self) -> None:
+        export(self._folder, self._sweep, self._rows(), self._searches())
+        self._exported = time.monotonic()

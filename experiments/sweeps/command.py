@@ -1,0 +1,96 @@
+"""``robust-agg sweep``."""
+
+from __future__ import annotations
+
+import os
+import shlex
+from dataclasses import replace
+from pathlib import Path
+
+from experiments.config import ConfigError
+from experiments.console import new_console
+from experiments.stopping import InterruptedRun
+from experiments.studies.study import Preset
+from experiments.sweeps import show
+from experiments.sweeps.carry_out import Means, carry_out
+from experiments.sweeps.config import SweepConfig
+from experiments.sweeps.reading import read
+
+
+def sweep(
+    file: Path,
+    *,
+    preset: Preset = "default",
+    jobs: int | None = None,
+    gpus: float | None = None,
+    out: Path | None = None,
+    stall: float = 300.0,
+    retry: bool = False,
+) -> int:
+    """Train every combination of the values in a file, side by side, and say which defence holds.
+
+    A cell that fails stops no other. Called again after Ctrl-C, kill -9 or a reboot, it does what
+    is left, from the checkpoints of the cells. Exit code 3 where cells have failed.
+
+    Parameters
+    ----------
+    file
+        TOML or YAML: sections base, grid, tune, breakdown, published, and smoke and full of these.
+    preset
+        default is the file as it is; smoke and full lay the tables of these names over it.
+    jobs
+        Cells at a time; as many as this process has CPUs for, if not given.
+    gpus
+        GPUs that each cell reserves, fractions allowed: num_gpus of every cell.
+    out
+        The sweep's folder; runs/sweep/FILE-PRESET if not given.
+    stall
+        Seconds without a round after which a cell has failed.
+    retry
+        Do cells that have failed before again.
+    """
+    config = read(file, preset)
+    if gpus is not None:
+        config = _with_gpus(config, gpus)
+    folder = Path("runs", "sweep", f"{file.stem}-{preset}") if out is None else out
+    again = _command(file, preset, jobs, gpus, folder, stall)
+    jobs = max(1, len(os.sched_getaffinity(0)) // _threads(config)) if jobs is None else jobs
+    means = Means(jobs=jobs, stall=stall, retry=retry, preset=preset, command=again)
+    console = new_console()
+    shown = show.Shown(console)
+    console.print(f"{config.title}, {preset}: {folder}", soft_wrap=True)
+    try:
+        result = carry_out(config, folder, means, shown)
+    except InterruptedRun as stopped:
+        shown.stop()
+        console.print(f"interrupted; continue with: {again}", soft_wrap=True)
+        return 128 + stopped.number
+    finally:
+        shown.stop()
+    show.show(config, result, folder, console)
+    return 3 if result.failed else 0
+
+
+def _with_gpus(config: SweepConfig, gpus: float) -> SweepConfig:
+    if "num_gpus" in {*config.grid, *config.tune}:
+        raise ConfigError("gpus must not be given where the file varies num_gpus, found both")
+    return replace(config, base={**config.base, "num_gpus": float(gpus)})
+
+
+def _threads(config: SweepConfig) -> int:
+    """Of the largest cell."""
+    threads, hosts = (
+        max((int(value or 1) for value in config.values_of(name)), default=1)
+        for name in ("threads", "hosts")
+    )
+    return threads * hosts
+
+
+def _command(
+    file: Path, preset: Preset, jobs: int | None, gpus: float | None, folder: Path, stall: float
+) -> str:
+    words = ["robust-agg", "sweep", str(file), "--preset", preset, "--out", str(folder)]
+    for name, value in (("jobs", jobs), ("gpus", gpus), ("stall", stall)):
+        if value is not None and (name, value) != ("stall", 300.0):
+            words += [f"--{name}", f"{value:g}"]
+    return shlex.join(words)

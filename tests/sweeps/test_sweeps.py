@@ -1,0 +1,454 @@
+"""Sweeps on real Ray: bad cells alone with what they do, kills that change no number."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from sweep_samples import BASE, Told, carried_out, rows, small, timeless
+from torch import nn
+
+from experiments import assembly
+from experiments.cli import main
+from experiments.config import ConfigError
+from experiments.data import load
+from experiments.metrics import METRICS, read_metrics
+from experiments.run_folder import CONFIG, LOCK, locked
+from experiments.simulation import CHECKPOINT, LEDGER
+from experiments.sweeps import carry_out as carrying
+from experiments.sweeps.config import Breakdown
+from experiments.sweeps.export import BREAKDOWN, CURVES, RESULTS
+from experiments.sweeps.folder import CELLS
+from experiments.sweeps.outcome import TIME
+from experiments.sweeps.reading import read
+from experiments.sweeps.work import MODEL, STARTED
+from robust_agg import Ledger
+from robust_agg.checkpoint import load_checkpoint
+from workers import ray_compat
+
+
+@pytest.fixture(scope="module", autouse=True)
+def ray_cluster() -> Iterator[None]:
+    ray_compat.connect(cpus=4)
+    yield
+    ray_compat.disconnect()
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("sweep") / "small"
+    carried_out(small(), folder)
+    return folder
+
+
+def test_a_sweep_leaves_every_cell_and_their_numbers(finished: Path) -> None:
+    found = rows(finished)
+    assert len(found) == 8
+    assert all(row["state"] == "done" and row["failure"] is None for row in found)
+    for row in found:
+        folder = finished / CELLS / row["cell"]
+        left = {path.name for path in folder.iterdir()}
+        assert left == {CONFIG, METRICS, LEDGER, MODEL, TIME, STARTED, LOCK}
+        metrics = read_metrics(folder)
+        assert [m.round for m in metrics] == [4, 8, 12]
+        assert row["accuracy"] == metrics[-1].accuracy
+        assert row["kappa"] == pytest.approx(sum(m.kappa or 0 for m in metrics) / 3)
+        attacked = row["attack"] != "none"
+        assert row["config.byzantine"] == (2 if attacked else 0)
+        assert row["config.workers"] == (7 if attacked else 5)
+        # A sequence of steps has no weights.
+        assert row["accepted"] == (1.0 if attacked and row["defence"] == "Mean" else None)
+        assert row["seconds"] > 0
+        assert row["group"] == f"defence={row['defence']}"
+        assert row["command"].startswith("robust-agg run ")
+    curves = rows(finished, CURVES)
+    assert [row["round"] for row in curves] == [4, 8, 12] * 8
+    assert {row["cell"] for row in curves} == {row["cell"] for row in found}
+    # Identities vary with the seed.
+    senders = {frozenset(assembly_of(finished, row)) for row in found if row["attack"] != "none"}
+    assert len(senders) > 1
+
+
+def assembly_of(folder: Path, row: dict[str, Any]) -> frozenset[int]:
+    from experiments.config import RunConfig
+
+    content = json.loads((folder / CELLS / row["cell"] / CONFIG).read_text())
+    values = {n: tuple(v) if isinstance(v, list) else v for n, v in content.items()}
+    return assembly.byzantine(RunConfig(**values)).at(0)
+
+
+def test_training_is_measured_on_validation_data_and_the_test_data_at_its_end(
+    finished: Path,
+) -> None:
+    data = load("digits")
+    for row in rows(finished):
+        parameters = load_checkpoint(finished / CELLS / row["cell"] / MODEL)["parameters"]
+        factory = assembly.ModelFactory("LogisticRegression", 0, data.input_shape, 10)
+        model = factory()
+        nn.utils.vector_to_parameters(parameters, model.parameters())
+        with torch.inference_mode():
+            on = {
+                split: float((model(samples.inputs).argmax(1) == samples.targets).double().mean())
+                for split, samples in (("validation", data.validation), ("test", data.test))
+            }
+        assert (row["accuracy"], row["test_accuracy"]) == (on["validation"], on["test"])
+        assert row["chosen"]
+
+
+def test_a_finished_sweep_is_only_read(finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(carrying, "Pool", None)
+    monkeypatch.setattr(carrying, "tested", None)
+    before = timeless(finished)
+    result = carried_out(small(), finished)
+    assert [row.entry.state for row in result.rows] == ["done"] * 8
+    assert timeless(finished) == before
+
+
+def test_the_test_data_is_read_once_for_what_validation_chose(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = Told()
+    tested: list[tuple[str, dict[str, int]]] = []
+    real = carrying.tested
+
+    def watched(folder: Path, config: Any) -> float:
+        tested.append((folder.name, told.tallies[-1].states))
+        return real(folder, config)
+
+    monkeypatch.setattr(carrying, "tested", watched)
+    sweep = small(
+        grid={"defence": ("Mean",), "attack": ("none", "SignFlip"), "seed": (0, 1)},
+        tune={"lr": (1e-9, 1.0)},
+    )
+    result = carried_out(sweep, tmp_path, told)
+    found = rows(tmp_path)
+    chosen = {row["cell"] for row in found if row["chosen"]}
+    assert [row["tuned"] for row in found if row["chosen"]] == ["lr=1.0"] * 4
+    assert {cell for cell, _ in tested} == chosen
+    assert len(tested) == 4
+    assert all(states["done"] == 8 for _, states in tested)
+    assert all((row["test_accuracy"] is not None) == row["chosen"] for row in found)
+    (line,) = result.leaderboard
+    assert line.setting.tuned == (("lr", 1.0),)
+
+
+BAD = """
+import os
+import time
+from pathlib import Path
+
+from attacks import Attack, Knowledge
+
+
+class Bad(Attack):
+    knows = Knowledge.HONEST
+
+    def __init__(self, what, flag=""):
+        self.what, self.flag = what, flag
+
+    def __call__(self, view, state, generator):
+        if view.round == 3 and (not self.flag or Path(self.flag).exists()):
+            if self.what == "exits":
+                os._exit(1)
+            if self.what == "hangs":
+                time.sleep(3600)
+            raise KeyError("it")
+        return view.honest.mean(dim=0).repeat(view.byzantine, 1), state
+"""
+
+
+def test_a_crash_a_hang_and_an_error_cost_one_cell_each(
+    finished: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "bad.py").write_text(BAD)
+    bad = tuple(f"{tmp_path / 'bad.py'}:Bad(what='{w}')" for w in ("exits", "hangs", "raises"))
+    grid = small().grid
+    told = Told()
+    attacks = (*bad, *grid["attack"])
+    sweep = small(grid={"defence": ("Mean",), "attack": attacks, "seed": (0,)})
+    result = carried_out(sweep, tmp_path / "out", told, stall=12.0)
+    found = {row["attack"]: row for row in rows(tmp_path / "out")}
+    states = {attack: row["state"] for attack, row in found.items()}
+    reasons = {cell.point.attack: reason for cell, reason in told.failures}
+    assert states == {
+        "bad.py:Bad(what='exits')": "failed",
+        "bad.py:Bad(what='hangs')": "failed",
+        "bad.py:Bad(what='raises')": "failed",
+        "none": "done",
+        "GaussianNoise(scale=3.0)": "done",
+    }, reasons
+    assert "its process died: WorkerCrashedError" in reasons["bad.py:Bad(what='exits')"]
+    assert reasons["bad.py:Bad(what='hangs')"] == "Stalled: no round in 12 s"
+    raised = reasons["bad.py:Bad(what='raises')"]
+    assert raised.startswith("Traceback")
+    assert re.search(r"AttackError: attack: Bad failed at .*bad\.py:\d+: KeyError: 'it'", raised)
+    for attack, row in found.items():
+        assert (row["failure"] is None) == (row["state"] == "done")
+        assert row["failure"] is None or row["failure"] in reasons[attack]
+    # The others are what they are without the bad ones.
+    alone = {row["cell"]: row for row in timeless(finished)[RESULTS]}
+    for row in timeless(tmp_path / "out")[RESULTS]:
+        if row["state"] == "done":
+            assert {n: row[n] for n in alone[row["cell"]]} == alone[row["cell"]]
+    # Nothing of Ray's own is shown to the user.
+    assert capfd.readouterr() == ("", "")
+    # A failed cell counts as nothing in the worst case, and is said to have failed.
+    (line,) = result.leaderboard
+    assert (line.mean, line.failed) == (0.0, 3)
+
+
+def test_failed_cells_are_tried_again_when_asked_from_their_checkpoints(tmp_path: Path) -> None:
+    (tmp_path / "bad.py").write_text(BAD)
+    (flag := tmp_path / "flag").touch()
+    attack = f"{tmp_path / 'bad.py'}:Bad(what='raises', flag='{flag}')"
+    base = {**BASE, "defence": "Mean", "checkpoint_every": 2}
+    sweep = small(base=base, grid={"attack": (attack,), "seed": (0,)})
+    assert len(carried_out(sweep, tmp_path / "out").failed) == 1
+    (cell,) = (tmp_path / "out" / CELLS).iterdir()
+    assert load_checkpoint(cell / CHECKPOINT)["server"]["round"] == 2
+    flag.unlink()
+    assert len(carried_out(sweep, tmp_path / "out").failed) == 1
+    assert carried_out(sweep, tmp_path / "out", retry=True).failed == []
+    assert [line["round"] for line in Ledger(cell / LEDGER)] == [*range(12)]
+
+
+def test_a_cell_that_cannot_be_is_a_failed_one(tmp_path: Path) -> None:
+    """Said before anything runs, and not tried again."""
+    base = {name: value for name, value in BASE.items() if name != "f"}
+    sweep = small(
+        base={**base, "honest": 4, "attack": "SignFlip"},
+        grid={"defence": ("Mean", "Krum"), "f": (1, 2), "seed": (0,)},
+    )
+    for retry in (False, True):
+        carried_out(sweep, tmp_path, retry=retry)
+        found = {(row["defence"], row["config.f"]): row for row in rows(tmp_path)}
+        states = {key: row["state"] for key, row in found.items()}
+        assert states == {
+            ("Mean", 1): "done",
+            ("Mean", 2): "done",
+            ("Krum", 1): "done",
+            ("Krum", 2): "failed",
+        }
+        assert "Krum: n >= 2f + 3 is required, found n=6, f=2" in found["Krum", 2]["failure"]
+        assert found["Krum", 2]["command"] is None
+
+
+def test_a_sweep_of_nothing_that_can_be_leaves_nothing(tmp_path: Path) -> None:
+    sweep = small(base={**BASE, "rounds": -1})
+    with pytest.raises(
+        ConfigError, match=r"every cell is refused, the first one by .* rounds must"
+    ):
+        carried_out(sweep, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_breakdowns_are_those_that_all_f_would_show(tmp_path: Path) -> None:
+    base = {name: value for name, value in BASE.items() if name != "f"}
+    base |= {"attack": "InnerProductManipulation(epsilon=10.0)", "rounds": 30}
+    grid = {"defence": ("Mean", "CoordinateWiseMedian"), "seed": (0, 1)}
+    sweep = small(base=base, grid=grid, breakdown=Breakdown(accuracy=0.5, most=3))
+    carried_out(sweep, tmp_path / "search")
+    carried_out(small(base=base, grid={**grid, "f": (1, 2, 3)}), tmp_path / "all")
+    accuracies: dict[tuple[str, int], list[float]] = {}
+    for row in rows(tmp_path / "all"):
+        accuracies.setdefault((row["defence"], row["config.f"]), []).append(row["accuracy"] or 0.0)
+    for row in rows(tmp_path / "search", BREAKDOWN):
+        below = [f for f in (1, 2, 3) if sum(accuracies[row["defence"], f]) / 2 < 0.5]
+        assert row["breakdown_f"] == (below[0] if below else None)
+        assert row["finished"]
+    assert {r["defence"]: r["breakdown_f"] for r in rows(tmp_path / "search", BREAKDOWN)}[
+        "Mean"
+    ] == 1
+    assert len(rows(tmp_path / "search")) < len(rows(tmp_path / "all"))
+
+
+def test_an_f_that_a_rule_cannot_bear_is_one_that_breaks_it(tmp_path: Path) -> None:
+    base = {name: value for name, value in BASE.items() if name not in ("f", "honest")}
+    base |= {"defence": "Krum", "workers": 7, "attack": "SignFlip", "rounds": 60}
+    sweep = small(base=base, grid={}, breakdown=Breakdown(accuracy=0.3, most=7))
+    carried_out(sweep, tmp_path)
+    (row,) = rows(tmp_path, BREAKDOWN)
+    assert (row["breakdown_f"], row["finished"]) == (3, True)
+    # n = 7 >= 2f + 3.
+    states = {row["config.f"]: row["state"] for row in rows(tmp_path)}
+    assert states == {4: "failed", 2: "done", 3: "failed"}
+
+
+# --- kills ----------------------------------------------------------------------------------------
+
+LONG = """
+[base]
+honest = 5
+f = 2
+model = "LogisticRegression"
+rounds = 250
+batch_size = 8
+evaluate_every = 50
+checkpoint_every = 20
+
+[grid]
+defence = ["Mean", "VClip(fusion='sequential')"]
+attack = ["none", "GaussianNoise(scale=3.0)"]
+seed = [0, 1]
+"""
+
+
+def test_stopped_killed_and_resumed_equals_undisturbed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "long.toml"
+    file.write_text(LONG)
+    out = tmp_path / "out"
+    command = ["sweep", str(file), "--out", str(out), "--jobs", "2"]
+
+    # Ctrl-C, when cells have checkpoints.
+    begun = pressed(lambda: len([*out.glob(f"{CELLS}/*/{CHECKPOINT}")]) == 2)
+    with begun, pytest.raises(SystemExit) as ended:
+        main(command)
+    assert ended.value.code == 130
+    said = capsys.readouterr().out
+    again = re.search(r"interrupted; continue with: robust-agg (.*)\n", said)
+    assert again is not None, said
+    assert {row["state"] for row in rows(out)} <= {"done", "pending"}
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+    # kill -9, when a cell is finished and others are not.
+    process = started(*again[1].split())
+    finished = len([*out.glob(f"{CELLS}/*/{MODEL}")])
+    wait_for(
+        process,
+        lambda: (
+            len([*out.glob(f"{CELLS}/*/{MODEL}")]) > finished + 1
+            and any(checkpoint_round(path) for path in out.glob(f"{CELLS}/*/{CHECKPOINT}"))
+        ),
+    )
+    process.kill()
+    process.communicate()
+    checkpoints = {
+        path.parent: checkpoint_round(path) for path in out.glob(f"{CELLS}/*/{CHECKPOINT}")
+    }
+    kept = {cell: lines(cell)[:round] for cell, round in checkpoints.items() if round}
+    assert kept, "a cell was killed after a checkpoint"
+    assert len([*out.glob(f"{CELLS}/*/{MODEL}")]) < 8
+
+    carried_out(read(file), out)
+    for cell, before in kept.items():
+        # The times in them show that these rounds were not done again.
+        assert lines(cell)[: len(before)] == before
+    carried_out(read(file), tmp_path / "undisturbed")
+    assert timeless(out) == timeless(tmp_path / "undisturbed")
+    for cell in (out / CELLS).iterdir():
+        same = tmp_path / "undisturbed" / CELLS / cell.name
+        assert (cell / MODEL).read_bytes() == (same / MODEL).read_bytes()
+        assert [without_times(line) for line in Ledger(cell / LEDGER)] == [
+            without_times(line) for line in Ledger(same / LEDGER)
+        ]
+
+
+def started(*arguments: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "experiments", *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"},
+    )
+
+
+@contextmanager
+def pressed(when: Callable[[], bool]) -> Iterator[None]:
+    """Ctrl-C for this process, at the moment that it is time."""
+    ended = threading.Event()
+
+    def press() -> None:
+        while not when():
+            if ended.wait(0.01):
+                return
+        os.kill(os.getpid(), signal.SIGINT)
+
+    thread = threading.Thread(target=press)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+
+
+def wait_for(process: subprocess.Popen[str], what: Callable[[], bool]) -> None:
+    while not what():
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.01)
+
+
+def checkpoint_round(path: Path) -> int:
+    """0 where it is gone by now: its cell is finished."""
+    try:
+        return int(load_checkpoint(path)["server"]["round"])
+    except ValueError:
+        return 0
+
+
+def lines(cell: Path) -> list[dict[str, Any]]:
+    return [*Ledger(cell / LEDGER)]
+
+
+def without_times(line: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in line.items() if name != "seconds"}
+
+
+# --- folders --------------------------------------------------------------------------------------
+
+
+def test_a_folder_is_bound_to_its_sweep(finished: Path, tmp_path: Path) -> None:
+    before = timeless(finished)
+    with pytest.raises(ConfigError, match=r"out: .* holds another sweep, found grid="):
+        carried_out(small(grid={**small().grid, "seed": (0,)}), finished)
+    with pytest.raises(ConfigError, match=r"holds another sweep, found target=None instead of 0.5"):
+        carried_out(small(target=0.5), finished)
+    assert timeless(finished) == before
+    (tmp_path / "file").touch()
+    with pytest.raises(ConfigError, match=r"must be empty, or hold sweep.json .*, found file"):
+        carried_out(small(), tmp_path)
+    with pytest.raises(ConfigError, match="out: a folder is required, found Not a directory"):
+        carried_out(small(), tmp_path / "file")
+    with locked(finished), pytest.raises(ConfigError, match="another process is working in it"):
+        carried_out(small(), finished)
+
+
+def test_a_sweep_goes_on_with_its_own_attacks_and_data_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (mine := tmp_path / "bad.py").write_text(BAD)
+    attack = f"{mine}:Bad(what='raises', flag='{tmp_path / 'none'}')"
+    sweep = small(base={**BASE, "defence": "Mean"}, grid={"attack": (attack,)})
+    (row,) = carried_out(sweep, tmp_path / "out").rows
+    assert row.entry.state == "done"
+    mine.write_text(BAD + "# another\n")
+    with pytest.raises(ConfigError, match=r"holds another sweep, found grid=.*attacks/\w{16}/bad"):
+        carried_out(sweep, tmp_path / "out")
+    mine.write_text(BAD)
+    digits = load("digits")
+    other = dataclasses.replace(digits, train=digits.validation)
+    monkeypatch.setattr("experiments.sweeps.folder.loaded", lambda name: other)
+    with pytest.raises(ConfigError, match="holds another sweep, found data="):
+        carried_out(sweep, tmp_path / "out")
+
+
+def test_a_folder_can_be_moved(finished: Path, tmp_path: Path) -> None:
+    moved = Path(shutil.copytree(finished, tmp_path / "elsewhere"))
+    assert [row.entry.state for row in carried_out(small(), moved).rows] == ["done"] * 8
