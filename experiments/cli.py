@@ -25,6 +25,7 @@ from experiments.robustness.catalogue import STUDIES as ROBUSTNESS
 from experiments.robustness.catalogue import RobustnessName
 from experiments.studies import show
 from experiments.studies.study import Preset, Study
+from experiments.sweeps.report import command as sweep_report
 from robust_agg import __version__
 from workers.transport import HostError
 
@@ -216,6 +217,9 @@ def _study(
         console.print(f"interrupted; continue with: {again}", soft_wrap=True)
         return 130
     return 0
+
+
+app.command(sweep_report.report)
 
 
 @app.command(name="list")

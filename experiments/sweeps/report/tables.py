@@ -1,0 +1,221 @@
+"""The report's plain tables: what was chosen, measures beyond accuracy, published numbers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from experiments.sweeps.report.cells import Sweep
+from experiments.sweeps.report.groups import Estimate, Group, Worst, split, worst
+from experiments.sweeps.report.leaderboard import percent, where
+from experiments.sweeps.report.scenarios import value_of
+
+NONE = "–"
+
+
+@dataclass(frozen=True)
+class Table:
+    """Headings and lines of texts; the first ``names`` columns say what a line is about."""
+
+    title: str
+    headings: tuple[str, ...]
+    lines: tuple[tuple[str, ...], ...]
+    names: int = 1
+
+
+_SHARES = {"byzantine_weight", "accepted", "success"}
+_MEASURES = {
+    "error": "error",
+    "kappa": "κ",
+    "byzantine_weight": "Byzantine weight",
+    "accepted": "accepted attackers",
+    "rounds_to_target": "rounds to target",
+    "success": "backdoor success",
+    "bytes": "messages, MB",
+    "skipped": "rounds skipped",
+    "missing": "rows missing",
+    "aggregate_seconds": "aggregation, ms",
+}
+_WHEN_ANY = {"skipped", "missing", "bytes"}
+# Not worth a column while it is 0 everywhere.
+MEANINGS = {
+    "error": "error: mean over evaluated rounds of ‖m - ḡ‖ / ‖ḡ‖, m: the estimate the model is "
+    "stepped by, ḡ: the mean of the honest rows",
+    "kappa": "κ: mean of ‖m - ḡ‖² over the honest rows' mean squared distance to ḡ",
+    "byzantine_weight": "Byzantine weight: share of Σ|w| that the Byzantine rows had; – for rules "
+    "without weights",
+    "accepted": "accepted attackers: share of the Byzantine rows with a weight above 0",
+    "rounds_to_target": "rounds to target: of the seeds that reached the target accuracy on the "
+    "validation split; in brackets how many did",
+    "success": "backdoor success: share of the attacker's samples labelled as it wants",
+}
+
+
+def measures(groups: Sequence[Group]) -> list[Table]:
+    """Means over seeds of the chosen trainings, a table a scenario."""
+    known = [name for name in _MEASURES if any(_counts(name, group) for group in groups)]
+    if not known:
+        return []
+    return [
+        Table(
+            label,
+            ("defence", "attack", *(_MEASURES[name] for name in known)),
+            tuple(
+                (group.defence, group.attack, *(_measure(group, name) for name in known))
+                for group in own
+                if group.chosen
+            ),
+            names=2,
+        )
+        for label, own in split(groups, lambda group: group.scenario.label).items()
+        if any(group.chosen for group in own)
+    ]
+
+
+def meanings(groups: Sequence[Group]) -> list[str]:
+    """What the columns of :func:`measures` are."""
+    return [
+        said for name, said in MEANINGS.items() if any(_counts(name, group) for group in groups)
+    ]
+
+
+def _counts(name: str, group: Group) -> bool:
+    found = group.mean(name)
+    return found is not None and not (name in _WHEN_ANY and found == 0)
+
+
+def _measure(group: Group, name: str) -> str:
+    value = group.mean(name)
+    if name == "rounds_to_target":
+        there = sum(name in cell.measured for cell in group.chosen)
+        count = f"({there} of {len(group.chosen)})"
+        return f"never {count}" if value is None else f"{value:.0f} {count}"
+    if value is None:
+        return NONE
+    if name in _SHARES:
+        return f"{value:.1%}".replace("%", " %")
+    if name == "bytes":
+        return number(value / 1e6)
+    return milliseconds(value) if name == "aggregate_seconds" else number(value)
+
+
+def milliseconds(seconds: float) -> str:
+    return number(1e3 * seconds)
+
+
+def number(value: float) -> str:
+    """Three digits, without an exponent where one reads as well without."""
+    if value == 0 or not math.isfinite(value):
+        return f"{value:g}"
+    if not 1e-3 <= abs(value) < 1e6:
+        return f"{value:.1e}"
+    digits = max(0, 2 - math.floor(math.log10(abs(value))))
+    return f"{value:.{digits}f}"
+
+
+# --- what selection chose -------------------------------------------------------------------------
+
+
+def selection(groups: Sequence[Group]) -> Table | None:
+    """The chosen setting of every defence in every scenario, and what it was chosen among."""
+    lines = []
+    for own in split(groups, lambda group: f"{group.scenario}{group.defence}").values():
+        tuned = dict.fromkeys(cell.tuned for group in own for cell in group.cells)
+        chosen = next((c.tuned for g in own for c in g.chosen), None)
+        if not any(tuned):
+            continue
+        scores = {text: _validation(own, text) for text in tuned}
+        rest = [score for text, score in scores.items() if text != chosen and score is not None]
+        lines.append(
+            (
+                *(own[0].scenario.label, own[0].defence, chosen or "none yet", str(len(tuned))),
+                share_text(None if chosen is None else scores[chosen]),
+                share_text(max(rest, default=None)),
+            )
+        )
+    headings = ("scenario", "defence", "chosen", "of", "its validation", "next best")
+    return _without_blank(Table("", headings, tuple(lines), names=2)) if lines else None
+
+
+def _validation(groups: Sequence[Group], tuned: str) -> float | None:
+    """Worst case over attacks of the mean over seeds of the final validation accuracy."""
+    means = []
+    for group in groups:
+        found = [c.measured.get("accuracy", 0.0) for c in group.cells if c.tuned == tuned]
+        if found:
+            means.append(sum(found) / len(found))
+    return min(means, default=None)
+
+
+def share_text(value: float | None) -> str:
+    """In percent, without the sign."""
+    return NONE if value is None else f"{100 * value:.1f}"
+
+
+# --- published numbers ----------------------------------------------------------------------------
+
+
+def published(sweep: Sweep, groups: Sequence[Group]) -> Table | None:
+    """Numbers of a source beside ours, a line for every defence and scenario they are about."""
+    lines = []
+    for row in sweep.section("published").get("rows") or ():
+        about, value = dict(row.get("where") or {}), float(row["value"])
+        named = ", ".join(f"{key}={text}" for key, text in about.items()) or "all"
+        ours = _ours(sweep, groups, about)
+        for case in ours:
+            gap = 100 * (case.test.mean - value)
+            lines.append(
+                (
+                    *(named, case.group.defence, where(case.group)),
+                    *(f"{100 * value:.1f}", _with_note(case), f"{gap:+.1f}"),
+                )
+            )
+        if not ours:
+            lines.append((named, NONE, NONE, f"{100 * value:.1f}", "not run", NONE))
+    headings = ("published for", "defence", "ours under", "published", "ours", "difference")
+    return Table("", headings, tuple(lines), names=3) if lines else None
+
+
+def _ours(sweep: Sweep, groups: Sequence[Group], about: Mapping[str, Any]) -> list[Worst]:
+    fitting = [group for group in groups if _fits(sweep, group, about)]
+    cases = split(fitting, lambda group: f"{group.scenario}{group.defence}").values()
+    return [case for own in cases if (case := worst(own)) is not None]
+
+
+def _fits(sweep: Sweep, group: Group, about: Mapping[str, Any]) -> bool:
+    for name, value in about.items():
+        if name in ("attack", "defence"):
+            found = getattr(group, name)
+        else:
+            # What is the same in all cells may have no column of its own.
+            found = value_of(group.cells[0], name)
+            found = sweep.section("base").get(name) if found is None else found
+        if _plain(found) != _plain(value):
+            return False
+    return True
+
+
+def _plain(value: Any) -> str:
+    """A text that is the same for ``SignFlip`` and ``SignFlip()``, for 1 and 1.0."""
+    if isinstance(value, int | float):
+        return f"{value:g}"
+    return "".join(str(value).split()).removesuffix("()")
+
+
+def _with_note(case: Worst) -> str:
+    return percent(case.test) if case.whole else f"{percent(case.test)} (not complete)"
+
+
+def _without_blank(table: Table) -> Table:
+    """Without the first column where it says nothing in any line."""
+    if any(line[0] for line in table.lines):
+        return table
+    lines = tuple(line[1:] for line in table.lines)
+    return Table(table.title, table.headings[1:], lines, table.names - 1)
+
+
+def estimate_text(estimate: Estimate | None) -> str:
+    """Mean and half interval in percent."""
+    return NONE if estimate is None else percent(estimate)
