@@ -189,13 +189,11 @@ def breakdowns() -> list[Row]:
         {
             "defence": defence,
             "attack": attack,
-            "breakdown_f": None if harm * falls < 0.09 else max(1, round(0.5 / (harm * falls))),
+            "breakdown_f": None if 0.5 / (harm * falls) > 4 else math.ceil(0.5 / (harm * falls)),
             "most": 4,
             "accuracy": 0.5,
         }
         for defence, (_, falls, _) in DEFENCES.items()
         for attack, harm in ATTACKS.items()
         if attack != "none"
-        for _ in [0]
-        if harm * falls < 0.09 or round(0.5 / (harm * falls)) <= 4
     ]

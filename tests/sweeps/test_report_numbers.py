@@ -17,6 +17,7 @@ from experiments.sweeps.report.cells import RESULTS, SWEEP, read
 from experiments.sweeps.report.content import Content, compose
 from experiments.sweeps.report.heat import HeatMap
 from experiments.sweeps.report.leaderboard import Entry
+from experiments.sweeps.report.names import pieces, wrapped
 from experiments.sweeps.report.tables import Table
 
 
@@ -396,3 +397,29 @@ def test_a_column_that_must_be_there_is_named(tmp_path: Path) -> None:
     rows = [{key: value for key, value in each.items() if key != "attack"} for each in small()]
     with pytest.raises(ConfigError, match="found no attack"):
         read(write(tmp_path, rows))
+
+
+def test_a_cell_that_was_refused_varies_nothing(tmp_path: Path) -> None:
+    """It has no parameters but those that were given."""
+    rows = [row(GM, FLIP, seed, 0.8) for seed in range(2)]
+    rows.append(row(CWM, FLIP, 0, None, state="failed", failure="n >= 5 is required"))
+    rows[-1] |= {"config.partition": None, "config.workers": None, "chosen": True}
+    found = content(tmp_path, rows)
+    assert list(found.axes) == ["defence", "seed"]
+    assert found.constants["partition"] == "IID()"
+
+
+def test_an_axis_may_have_none_among_its_values(tmp_path: Path) -> None:
+    rows = [row(GM, FLIP, 0, 0.8, **{"config.codec": codec}) for codec in (None, "EF21()")]
+    found = content(tmp_path, rows, grid={"codec": ["none", "EF21()"]})
+    assert found.axes["codec"] == ["None", "EF21()"]
+    assert [each.title for each in found.attack_maps[1:]] == ["codec=None", "codec=EF21()"]
+
+
+def test_long_names_break_between_their_words() -> None:
+    name = "InnerProductManipulation(epsilon=10.0)"
+    assert "".join(pieces(name)) == name
+    assert wrapped(name, 16) == "InnerProduct\nManipulation(\nepsilon=10.0)"
+    assert wrapped("abcdefghij" * 3, 10) == "abcdefghij\nabcdefghij\nabcdefghij"
+    assert wrapped("a b c d e f g h", 3, lines=2) == "a b\nc …"
+    assert wrapped("", 8) == ""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import textwrap
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +12,7 @@ from experiments.sweeps.report.colours import Style
 from experiments.sweeps.report.curves import Panel
 from experiments.sweeps.report.heat import HeatMap
 from experiments.sweeps.report.leaderboard import Entry
+from experiments.sweeps.report.names import wrapped
 from experiments.sweeps.report.tradeoff import Point
 
 if TYPE_CHECKING:
@@ -33,8 +33,8 @@ def curve_panel(panel: Panel, styles: Mapping[str, Style]) -> Figure:
     """One panel, small enough for a phone; its title and legend are the page's."""
     figure = new_figure(_WIDTH, _HEIGHT)
     # All panels have the same labels: nothing to be measured, and axes that line up.
-    figure.set_layout_engine("none")
-    figure.subplots_adjust(left=0.15, right=0.97, bottom=0.16, top=0.97)
+    figure.set_layout_engine(None)
+    figure.subplots_adjust(left=0.18, right=0.97, bottom=0.17, top=0.97)
     _draw_curves(figure.subplots(), panel, styles)
     return figure
 
@@ -48,15 +48,15 @@ def curve_sheet(panels: Sequence[Panel], styles: Mapping[str, Style]) -> Figure:
     names = [name for name in styles if any(name == ln.defence for p in panels for ln in p.lines)]
     width = max(_WIDTH * columns, 7.0)
     figure = new_figure(width, (_HEIGHT + 0.3) * rows + _LINE * len(names))
-    places = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True).flat
+    places = list(figure.subplots(rows, columns, squeeze=False).flat)
     for axes, panel in zip(places, panels, strict=False):
         _draw_curves(axes, panel, styles)
-        axes.set_title(_wrapped(panel.attack, 48), fontsize=10, parse_math=False)
-    for axes in list(places)[len(panels) :]:
+        axes.set_title(wrapped(panel.attack, 48), fontsize=10, parse_math=False)
+    for axes in places[len(panels) :]:
         axes.set_axis_off()
     legend = figure.legend(
         handles=[Line2D([], [], **styles[name].line) for name in names],
-        labels=[_wrapped(name, int(12 * width)) for name in names],
+        labels=[wrapped(name, int(12 * width)) for name in names],
         loc="outside lower center",
         handlelength=3,
         frameon=False,
@@ -105,7 +105,9 @@ def leaderboard_chart(entries: Sequence[Entry]) -> Figure:
 
 def tradeoff_chart(points: Sequence[Point]) -> Figure:
     """Worst case against time, the points numbered as in the leaderboard, the front as a line."""
-    figure = new_figure(5.4, 3.4)
+    from matplotlib.ticker import LogLocator, NullLocator
+
+    figure = new_figure(_WIDTH, 3.2)
     axes = figure.subplots()
     front = sorted((p.seconds, p.worst.mean) for p in points if p.front)
     axes.step(
@@ -134,12 +136,11 @@ def tradeoff_chart(points: Sequence[Point]) -> Figure:
         )
     axes.set(xscale="log", ylim=(0, 1), xlabel="aggregation, ms a round (log)")
     axes.set_ylabel("worst-case test accuracy")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    axes.xaxis.set_minor_locator(NullLocator())
     times = [1e3 * point.seconds for point in points]
     axes.set_xlim(min(times) / 1.6, max(times) * 1.6)
-    if max(times) / min(times) < 10:
-        axes.xaxis.set_minor_formatter(lambda value, _: f"{value:g}")
-        axes.tick_params(axis="x", which="minor", labelsize=8, labelrotation=45)
     _percent(axes.yaxis)
     _plain(axes)
     return figure
@@ -147,7 +148,7 @@ def tradeoff_chart(points: Sequence[Point]) -> Figure:
 
 def breakdown_chart(found: Sequence[Fall]) -> Figure:
     """Bars to the smallest f at which a defence falls, a mark an attack; arrows lie beyond."""
-    figure = new_figure(5.4, 1.0 + 0.4 * len(found))
+    figure = new_figure(_WIDTH, 1.0 + 0.42 * len(found))
     axes = figure.subplots()
     most = found[0].most
     for place, fall in enumerate(found):
@@ -180,8 +181,8 @@ def heat_chart(heat: HeatMap) -> Figure:
     """The table as an image."""
     from matplotlib.patches import Rectangle
 
-    names = [_wrapped(name, 36) for name, _ in heat.rows]
-    columns = [_wrapped(column, 16) for column in heat.columns]
+    names = [wrapped(name, 36) for name, _ in heat.rows]
+    columns = [wrapped(column, 16) for column in heat.columns]
     tall = max((column.count("\n") + 1 for column in columns), default=1)
     figure = new_figure(3.2 + 1.0 * len(columns), 0.8 + 0.17 * tall + 0.42 * len(names))
     axes = figure.subplots()
@@ -194,7 +195,8 @@ def heat_chart(heat: HeatMap) -> Figure:
             text = cell.text if cell.whole or cell.share is None else f"{cell.text}*"
             axes.text(x, y, text, ha="center", va="center", color=cell.ink, fontsize=9)
     axes.set(xlim=(-0.5, len(columns) - 0.5), ylim=(len(names) - 0.5, -0.5))
-    axes.set_title(_wrapped(heat.title, 70), fontsize=10, parse_math=False)
+    axes.set_title(wrapped(heat.title, 70), fontsize=10, parse_math=False)
+    axes.set_ylabel(heat.down, fontsize=8, color=_GREY)
     axes.xaxis.tick_top()
     axes.set_xticks(range(len(columns)), columns, fontsize=8, parse_math=False)
     axes.set_yticks(range(len(names)), names, fontsize=8, parse_math=False)
@@ -209,7 +211,7 @@ def heat_chart(heat: HeatMap) -> Figure:
 
 def _names(axes: Axes, names: Sequence[str]) -> None:
     axes.set_yticks(
-        range(len(names)), [_wrapped(name, 34) for name in names], fontsize=8, parse_math=False
+        range(len(names)), [wrapped(name, 34) for name in names], fontsize=8, parse_math=False
     )
 
 
@@ -222,7 +224,3 @@ def _plain(axes: Axes) -> None:
     axes.set_axisbelow(True)
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
-
-
-def _wrapped(text: str, width: int) -> str:
-    return textwrap.fill(text, max(width, 8), max_lines=4, placeholder=" …")

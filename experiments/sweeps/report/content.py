@@ -132,7 +132,7 @@ def compose(sweep: Sweep) -> Content:
         said=verdict(entries) if sweep.cells else [],
         left_out=sorted(everywhere - set(split(fair, lambda group: group.scenario.label))),
         styles={defence: style(place) for place, defence in enumerate(order)},
-        axes=_axes(sweep.cells),
+        axes=_axes(sweep),
         constants=_constants(sweep),
         progress=_progress(groups) if sweep.unfinished and sweep.cells else None,
         selection=tables.selection(shown),
@@ -151,14 +151,23 @@ def compose(sweep: Sweep) -> Content:
     )
 
 
-def _axes(cells: Sequence[Cell]) -> dict[str, list[str]]:
-    """What differs between cells."""
+_FOLLOWING = frozenset({"byzantine", "workers"})
+# From f, and from whether there is an attack.
+
+
+def _axes(sweep: Sweep) -> dict[str, list[str]]:
+    """What differs between cells; not what only follows from it."""
+    cells = sweep.cells
+    asked = {*sweep.section("grid"), *sweep.tuned}
     found: dict[str, list[Any]] = {
         "defence": ordered(cell.defence for cell in cells),
         "attack": ordered(cell.attack for cell in cells),
     }
     for name in _names(cells):
-        found[name] = ordered(cell.config.get(name) for cell in cells)
+        if name in asked or name not in _FOLLOWING:
+            # A cell that was refused has no more than what was given.
+            values = (cell.config.get(name) for cell in cells)
+            found[name] = ordered(each for each in values if each is not None or name in asked)
     return {name: list(map(str, values)) for name, values in found.items() if len(values) > 1}
 
 
@@ -166,14 +175,16 @@ def _constants(sweep: Sweep) -> dict[str, str]:
     """What is the same in all cells, as far as is told."""
     given = {name: str(value) for name, value in sweep.section("base").items()}
     for name in _names(sweep.cells):
-        values = {str(cell.config.get(name)) for cell in sweep.cells}
+        values = {
+            str(cell.config[name]) for cell in sweep.cells if cell.config.get(name) is not None
+        }
         if len(values) == 1:
             given[name] = values.pop()
     for name in ("defence", "attack"):
         values = {str(getattr(cell, name)) for cell in sweep.cells}
         if len(values) == 1:
             given[name] = values.pop()
-    varied = _axes(sweep.cells)
+    varied = _axes(sweep)
     return {name: value for name, value in given.items() if name not in varied}
 
 

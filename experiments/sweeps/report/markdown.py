@@ -29,7 +29,7 @@ def markdown(content: Content, figures: Collection[str]) -> str:
     lines += [*(plain(said) for said in content.said), ""]
     lines += _run(content)
     if content.known:
-        lines += ["## Leaderboard", "", words.LEADERBOARD, ""]
+        lines += ["## Leaderboard", "", *_items(words.LEADERBOARD)]
         lines += _image("leaderboard", "Worst cases with intervals", figures)
         lines += _table(entries_table(content.entries))
     for title, maps, said in (

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from importlib.resources import files
 from typing import Any
 
@@ -15,6 +14,7 @@ from experiments.sweeps.report.content import Content
 from experiments.sweeps.report.groups import Group
 from experiments.sweeps.report.leaderboard import percent, where
 from experiments.sweeps.report.markdown import behind, points_table
+from experiments.sweeps.report.names import pieces
 from experiments.sweeps.report.svg import inline
 
 REFRESH = 60
@@ -72,7 +72,7 @@ def _charts(content: Content) -> dict[str, Any]:
 
 def breakable(text: str) -> Markup:
     """A long name that a narrow column may break: after punctuation and between its words."""
-    return Markup("<wbr>").join(re.split(r"(?<=[(,=+._/])|(?<=[a-z])(?=[A-Z])", text))
+    return Markup("<wbr>").join(pieces(text))
 
 
 def common(group: Group) -> dict[str, Any]:

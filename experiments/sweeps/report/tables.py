@@ -24,6 +24,21 @@ class Table:
     lines: tuple[tuple[str, ...], ...]
     names: int = 1
 
+    @property
+    def spans(self) -> tuple[int, ...]:
+        """Lines that the first cell of each line stands for; 0 where one above does."""
+        first = [line[0] for line in self.lines]
+        if self.names < 2:
+            return (1,) * len(first)
+        return tuple(
+            0
+            if place and first[place - 1] == text
+            else next(
+                (n for n, other in enumerate(first[place:]) if other != text), len(first) - place
+            )
+            for place, text in enumerate(first)
+        )
+
 
 _SHARES = {"byzantine_weight", "accepted", "success"}
 _MEASURES = {

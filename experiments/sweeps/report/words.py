@@ -8,12 +8,15 @@ from experiments.sweeps.report.cells import Sweep
 
 LEADERBOARD = (
     "Worst case: the lowest, over attacks and scenarios, of the mean over seeds of the final "
-    "model's accuracy on the test split, which nothing was chosen by. ± is half of the 95 % "
-    "confidence interval of that mean, by Student's t over the seeds; it covers what the seeds "
-    "change, not that the lowest of several means was looked for. Behind the first: the mean "
-    "difference by seed, each defence in its own worst case, with its own interval. Average: over "
-    "attacks and scenarios. The p-value is of the paired t-test of the first two, two-sided; it "
-    "does not count that they were picked among others."
+    "model's accuracy on the test split, by which nothing was chosen. To do nothing is "
+    "an attack too.",
+    "±: half of the 95 % confidence interval of that mean, by Student's t over the seeds. It "
+    "covers what the seeds change, not that the lowest of several means was looked for.",
+    "Behind the first: the mean difference by seed in points, each defence in its own worst case, "
+    "with its own interval.",
+    "Average: over attacks and scenarios.",
+    "p: of the paired t-test of the first two, two-sided; it does not count that they were picked "
+    "among others.",
 )
 HEAT = (
     "Mean test accuracy over seeds, in percent, from dark (0) to light (100). An asterisk: "
