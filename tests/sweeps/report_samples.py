@@ -154,11 +154,12 @@ def realistic(
     gammas: Sequence[float] = (0.33,),
     seeds: int = 5,
     defences: int = len(DEFENCES),
+    attacks: int = len(ATTACKS),
 ) -> list[Row]:
     """Every defence under every attack in every scenario."""
     rows = []
     for defence, attack, f, gamma, seed in product(
-        list(DEFENCES)[:defences], ATTACKS, fs, gammas, range(seeds)
+        list(DEFENCES)[:defences], list(ATTACKS)[:attacks], fs, gammas, range(seeds)
     ):
         best, falls, seconds = DEFENCES[defence]
         harm = falls * ATTACKS[attack] * (f / 2) * (1.6 - gamma)

@@ -29,13 +29,14 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
 @pytest.fixture(scope="module")
 def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The report of a sweep with everything in it: scenarios, breakdown, published numbers."""
-    rows = realistic(fs=(1, 3), gammas=(0.0, 0.66), seeds=3)
+    rows = realistic(fs=(1, 3), gammas=(0.0, 0.66), seeds=2, defences=4, attacks=4)
     folder = write(
         tmp_path_factory.mktemp("sweep"),
         rows,
         curve_rows=curves_of(rows),
         breakdown_rows=breakdowns(),
         target=0.8,
+        grid={"f": [1, 3], "partition": [0.0, 0.66]},
         published={"source": "A paper", "rows": [{"where": {"f": 1}, "value": 0.87}]},
     )
     return write_report(folder)

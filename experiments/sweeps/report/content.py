@@ -98,7 +98,7 @@ class Content:
         maps = [*self.attack_maps, *self.scenario_maps, *self.partition_maps]
         if self.breakdown is not None:
             maps.append(self.breakdown)
-        found |= {each.name: charts.heat_chart(each) for each in maps if self.known or each.whole}
+        found |= {each.name: charts.heat_chart(each) for each in maps}
         for place, own in enumerate(self.panels.values(), 1):
             name = "curves" if len(self.panels) == 1 else f"curves-{place}"
             found[name] = charts.curve_sheet(own, self.styles)

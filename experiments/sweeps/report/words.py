@@ -39,7 +39,7 @@ CURVES = (
 SELECTION = (
     "The tuned parameters are those with the best worst case over attacks of the mean over seeds "
     "of the final validation accuracy, in percent here; the test split was not looked at. A "
-    "training that failed counts as 0."
+    "setting in which a training failed cannot be chosen; that training counts as 0 here."
 )
 TRADEOFF = (
     "Time of the server's aggregation in a round, mean over the trainings, against the worst case. "
