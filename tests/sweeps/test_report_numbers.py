@@ -423,3 +423,20 @@ def test_long_names_break_between_their_words() -> None:
     assert wrapped("abcdefghij" * 3, 10) == "abcdefghij\nabcdefghij\nabcdefghij"
     assert wrapped("a b c d e f g h", 3, lines=2) == "a b\nc …"
     assert wrapped("", 8) == ""
+
+
+def test_a_target_that_nobody_reached_is_said_so(tmp_path: Path) -> None:
+    rows = [row(GM, FLIP, seed, 0.5, rounds_to_target=None) for seed in range(2)]
+    (table,) = content(tmp_path, rows, target=0.8).measures
+    assert column(table, "rounds to target") == ["never (0 of 2)"]
+
+
+def test_before_all_is_done_nothing_is_said_to_be_chosen(tmp_path: Path) -> None:
+    rows = [{**each, "chosen": False, "test_accuracy": None} for each in tuned()]
+    rows[-1] |= {"state": "running", "accuracy": None}
+    assert content(tmp_path / "a", rows, tune={"lr": [0.1, 1.0]}).selection is None
+    for each in rows:
+        each |= {"state": "failed", "accuracy": None}
+    found = content(tmp_path / "b", rows, tune={"lr": [0.1, 1.0]}).selection
+    assert found is not None
+    assert found.lines == ((GM, "none", "2", "–", "0.0"),)

@@ -145,8 +145,8 @@ def compose(sweep: Sweep) -> Content:
         breakdown=breakdown_map(fallen),
         points=tradeoff(entries, fair),
         published=tables.published(sweep, shown),
-        measures=tables.measures(shown),
-        meanings=tables.meanings(shown),
+        measures=tables.measures(sweep, shown),
+        meanings=tables.meanings(sweep, shown),
         failed=[cell for cell in sweep.cells if cell.state == "failed"],
     )
 

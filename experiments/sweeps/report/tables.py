@@ -68,9 +68,9 @@ MEANINGS = {
 }
 
 
-def measures(groups: Sequence[Group]) -> list[Table]:
+def measures(sweep: Sweep, groups: Sequence[Group]) -> list[Table]:
     """Means over seeds of the chosen trainings, a table a scenario."""
-    known = [name for name in _MEASURES if any(_counts(name, group) for group in groups)]
+    known = _known(sweep, groups)
     if not known:
         return []
     return [
@@ -89,10 +89,21 @@ def measures(groups: Sequence[Group]) -> list[Table]:
     ]
 
 
-def meanings(groups: Sequence[Group]) -> list[str]:
+def meanings(sweep: Sweep, groups: Sequence[Group]) -> list[str]:
     """What the columns of :func:`measures` are."""
+    known = _known(sweep, groups)
+    return [said for name, said in MEANINGS.items() if name in known]
+
+
+def _known(sweep: Sweep, groups: Sequence[Group]) -> list[str]:
+    """The measures that any group has; a target that nobody reached is worth a column."""
+    reached = sweep.about.get("target") is not None and any(
+        cell.state == "done" for group in groups for cell in group.chosen
+    )
     return [
-        said for name, said in MEANINGS.items() if any(_counts(name, group) for group in groups)
+        name
+        for name in _MEASURES
+        if any(_counts(name, group) for group in groups) or (name == "rounds_to_target" and reached)
     ]
 
 
@@ -117,6 +128,7 @@ def _measure(group: Group, name: str) -> str:
 
 
 def milliseconds(seconds: float) -> str:
+    """A time in ms, without the unit."""
     return number(1e3 * seconds)
 
 
@@ -139,13 +151,14 @@ def selection(groups: Sequence[Group]) -> Table | None:
     for own in split(groups, lambda group: f"{group.scenario}{group.defence}").values():
         tuned = dict.fromkeys(cell.tuned for group in own for cell in group.cells)
         chosen = next((c.tuned for g in own for c in g.chosen), None)
-        if not any(tuned):
+        left = any(c.state in ("pending", "running") for g in own for c in g.cells)
+        if not any(tuned) or (chosen is None and left):
             continue
         scores = {text: _validation(own, text) for text in tuned}
         rest = [score for text, score in scores.items() if text != chosen and score is not None]
         lines.append(
             (
-                *(own[0].scenario.label, own[0].defence, chosen or "none yet", str(len(tuned))),
+                *(own[0].scenario.label, own[0].defence, chosen or "none", str(len(tuned))),
                 share_text(None if chosen is None else scores[chosen]),
                 share_text(max(rest, default=None)),
             )
