@@ -1,1 +1,1 @@
-"""Sweeps: grids of trainings that are kept as they finish, and the report of what they say."""
+"""Sweeps: grids of trainings, carried out side by side, resumable, and honestly selected from."""
