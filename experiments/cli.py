@@ -27,6 +27,7 @@ from experiments.stopping import InterruptedRun
 from experiments.studies import show
 from experiments.studies.study import Preset, Study
 from experiments.sweeps.command import sweep
+from experiments.sweeps.report import command as sweep_report
 from robust_agg import __version__
 from workers.transport import HostError
 
@@ -221,6 +222,7 @@ def _study(
 
 
 app.command(sweep)
+app.command(sweep_report.report)
 
 
 @app.command(name="list")
