@@ -1,4 +1,4 @@
-"""From a configuration to the objects it stands for: model, server, hosts, adversary."""
+"""From a configuration to the objects it stands for: model, server, hosts, adversary, training."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -13,8 +14,8 @@ from torch import Tensor, nn
 from attacks import Adversary, DataAttack, Fault, FaultyWorkers, Identities
 from experiments import specs
 from experiments.config import ConfigError, RunConfig
-from experiments.data import Dataset
-from experiments.simulation import Aggregating
+from experiments.data import Dataset, Split, SplitName
+from experiments.simulation import LEDGER, Aggregating, Simulation
 from robust_agg import Aggregator, Estimator, Ledger, Server
 from robust_agg.codecs import Codec
 from robust_agg.seeding import derive, generator
@@ -66,12 +67,14 @@ class ServerFactory:
     device: str | None
     codec: Codec | None = None
     ledger: Ledger | None = None
+    weight_decay: float = 0.0
 
     def __call__(self) -> Server:
         network = self.model()
+        weights = network.parameters()
         return Server(
             network,
-            torch.optim.SGD(network.parameters(), lr=self.lr),
+            torch.optim.SGD(weights, lr=self.lr, weight_decay=self.weight_decay),
             self.rule,
             f=self.f,
             seed=derive(self.model.seed, "server"),
@@ -97,6 +100,7 @@ def server(
         device=None if config.device == "auto" else config.device,
         codec=config.row_codec(),
         ledger=ledger if on_driver else None,
+        weight_decay=config.weight_decay,
     )
     if on_driver:
         yield build()
@@ -199,12 +203,56 @@ def byzantine(config: RunConfig, *, attacked: bool = True) -> Identities:
     )
 
 
-def goal(config: RunConfig, data: Dataset) -> tuple[Tensor, Tensor] | None:
+def goal(config: RunConfig, data: Dataset, evaluated: Split) -> tuple[Tensor, Tensor] | None:
     """What a model is asked to measure the attack's success, where it has a goal of its own."""
     attack = config.attack_on(num_classes=data.num_classes)
     if not isinstance(attack, DataAttack):
         return None
     try:
-        return attack.goal(data.test.inputs, data.test.targets)
+        return attack.goal(evaluated.inputs, evaluated.targets)
     except ValueError as error:
         raise ConfigError(f"attack: {error}") from error
+
+
+@contextmanager
+def training(
+    config: RunConfig,
+    defence: str,
+    data: Dataset,
+    workers: Transport,
+    folder: Path,
+    *,
+    attacked: bool = True,
+    split: SplitName = "test",
+) -> Iterator[Simulation]:
+    """One training of a configuration, at its beginning: a server for workers that are there.
+
+    Args:
+        config: what is trained.
+        defence: one of the configuration's.
+        data: the workers' and the evaluation's.
+        workers: of :func:`transport`; as they are when this ends.
+        folder: where ledger, metrics and checkpoint are.
+        attacked: whether the Byzantine workers do what the attack says.
+        split: what the model is evaluated on.
+
+    Raises:
+        ConfigError: the attack has a goal that these data do not allow.
+    """
+    evaluated: Split = getattr(data, split)
+    model = ModelFactory.of(config, data)
+    with server(config, defence, model, Ledger(folder / LEDGER)) as own:
+        yield Simulation(
+            server=own,
+            transport=workers,
+            adversary=adversary(config, data) if attacked else None,
+            byzantine=byzantine(config, attacked=attacked),
+            model=model(),
+            evaluated=evaluated,
+            folder=folder,
+            seed=config.seed,
+            sample=config.sample,
+            goal=goal(config, data, evaluated),
+            codec=config.row_codec(),
+            delta=config.delta,
+        )

@@ -11,18 +11,19 @@ from pathlib import Path
 from typing import Annotated, NoReturn
 
 from cyclopts import App, ArgumentCollection, CycloptsError, Parameter
-from rich.console import Console
 
 from experiments import catalogue, figure, report, run_folder, runs
 from experiments.bench.catalogue import BENCHES, BenchName
 from experiments.cluster.catalogue import STUDIES as CLUSTER
 from experiments.cluster.catalogue import ClusterName
 from experiments.config import ConfigError, RunConfig
+from experiments.console import new_console
 from experiments.paper.catalogue import STUDIES as FIGURES
 from experiments.paper.catalogue import FigureName
 from experiments.progress import Progress
 from experiments.robustness.catalogue import STUDIES as ROBUSTNESS
 from experiments.robustness.catalogue import RobustnessName
+from experiments.stopping import InterruptedRun
 from experiments.studies import show
 from experiments.studies.study import Preset, Study
 from robust_agg import __version__
@@ -209,7 +210,7 @@ def _study(
     folder = Path("runs", words[1], f"{words[2]}-{preset}") if out is None else out
     words = [*words, "--preset", preset, "--out", str(folder)]
     again = shlex.join(words if device == "auto" else [*words, "--device", device])
-    console = _console()
+    console = new_console()
     try:
         show.run(kind.preset(preset).on(device), preset, folder, console, again)
     except KeyboardInterrupt:
@@ -221,26 +222,20 @@ def _study(
 @app.command(name="list")
 def list_() -> int:
     """Show all defences, attacks, partitions and models, with their parameters."""
-    console = _console()
+    console = new_console()
     for shown in catalogue.tables():
         console.print(shown)
     return 0
 
 
-def _console() -> Console:
-    # A log file has no width to fold tables to; brackets in names are no markup.
-    width = None if sys.stdout.isatty() else 120
-    return Console(width=width, markup=False, emoji=False, highlight=False)
-
-
 def _execute(run: run_folder.Run) -> int:
-    console = _console()
+    console = new_console()
     progress = Progress(console)
     folder, again = run.folder, shlex.join(["robust-agg", "resume", str(run.folder)])
     console.print(f"run folder: {folder}", soft_wrap=True)
     try:
         results = runs.execute(run, progress)
-    except runs.InterruptedRun as stopped:
+    except InterruptedRun as stopped:
         progress.stop()
         console.print(f"interrupted; continue with: {again}", soft_wrap=True)
         return 128 + stopped.number

@@ -74,6 +74,8 @@ class RunConfig:
     """Samples a worker draws for a gradient."""
     lr: float = 1.0
     """The server's learning rate; 1 is usual where local_steps > 1 makes rows model changes."""
+    weight_decay: float = 0.0
+    """Of the server's SGD: this times the parameters is added to the estimate."""
     local_steps: int = 1
     """1 sends a gradient; more send the model's change after so many local SGD steps."""
     local_lr: float = 0.1
@@ -122,6 +124,8 @@ class RunConfig:
             raise ConfigError(f"delta must be in (0, 1), found {self.delta}")
         if not 0 <= self.num_gpus < math.inf:
             raise ConfigError(f"num_gpus must be a number >= 0, found {self.num_gpus}")
+        if not 0 <= self.weight_decay < math.inf:
+            raise ConfigError(f"weight_decay must be a number >= 0, found {self.weight_decay}")
         if not 0 <= self.byzantine < self.workers:
             raise ConfigError(
                 f"byzantine must be >= 0 and below workers={self.workers}, found {self.byzantine}"
@@ -216,7 +220,12 @@ class RunConfig:
 
     @property
     def digest(self) -> str:
-        """Eight hexadecimal digits of the SHA-256 of the parameters.
+        """The first eight hexadecimal digits of :attr:`sha256`."""
+        return self.sha256[:8]
+
+    @property
+    def sha256(self) -> str:
+        """The SHA-256 of the parameters, in hexadecimal digits.
 
         The code of an own attack counts, the place of its file does not.
         """
@@ -224,7 +233,7 @@ class RunConfig:
         file, rest = specs.own_file(self.attack)
         if file is not None:
             values["attack"] = f"{hashlib.sha256(file.read_bytes()).hexdigest()}:{rest}"
-        return hashlib.sha256(json.dumps(values).encode()).hexdigest()[:8]
+        return hashlib.sha256(json.dumps(values).encode()).hexdigest()
 
 
 _COUNTS = (

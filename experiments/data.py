@@ -11,11 +11,11 @@ import hashlib
 import math
 import os
 import zlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import TypeAlias
+from typing import Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -48,6 +48,8 @@ _IDX_DIMENSIONS = [bytes((n,)) for n in range(1, 9)]
 
 PathLike: TypeAlias = str | os.PathLike[str]
 Images: TypeAlias = npt.NDArray[np.uint8]
+SplitName: TypeAlias = Literal["validation", "test"]
+"""What a model can be evaluated on."""
 
 
 class DataError(ValueError):
@@ -129,6 +131,10 @@ def load(name: str, *, root: PathLike | None = None) -> Dataset:
     if name == "mnist":
         return _mnist(data_folder("mnist", root))
     raise DataError(f"load: name must be one of {', '.join(NAMES)}, found {name!r}")
+
+
+loaded: Callable[[str], Dataset] = lru_cache(load)
+"""A dataset, read once a process."""
 
 
 def stratified_split(

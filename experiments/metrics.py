@@ -15,19 +15,23 @@ class Metrics:
 
     Attributes:
         round: rounds done so far.
-        accuracy: share of the test set the model labels correctly.
-        loss: mean test loss.
+        accuracy: share of the evaluated samples that the model labels correctly.
+        loss: their mean loss.
         error: ‖estimate - mean of the honest rows‖₂ relative to the mean's norm, in this round;
             rejected rows are left out.
         byzantine_weight: share of the weights that Byzantine rows had; None for rules without.
         skipped: rounds skipped so far.
         missing: rows so far that were asked for and did not come.
         seconds: of the server's aggregation in this round.
-        success: share of the test samples of the attacker's choice that the model labels as the
-            attacker wants; None for an attack without such a goal.
+        success: share of the evaluated samples of the attacker's choice that the model labels as
+            the attacker wants; None for an attack without such a goal.
         bytes: of the messages so far.
         epsilon: the ε, at the run's δ, that the data of the worker asked most often have spent so
             far; None without noise.
+        kappa: ‖estimate - ḡ‖₂² over the mean of ‖g_i - ḡ‖₂², g_i the honest rows that are not
+            rejected and ḡ their mean, in this round; None where these rows are all one.
+        accepted: share of the Byzantine rows of this round whose weight is not 0; None for rules
+            without weights, and where there are no such rows.
     """
 
     round: int
@@ -41,6 +45,8 @@ class Metrics:
     success: float | None = None
     bytes: int = 0
     epsilon: float | None = None
+    kappa: float | None = None
+    accepted: float | None = None
 
 
 def line(metrics: Metrics) -> str:

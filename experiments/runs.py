@@ -2,29 +2,14 @@
 
 from __future__ import annotations
 
-import signal
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
-from types import FrameType
-
 from experiments import assembly
 from experiments.metrics import METRICS, Metrics, read_metrics
 from experiments.progress import Progress
 from experiments.run_folder import DONE, Run, Training, locked
-from experiments.simulation import CHECKPOINT, LEDGER, Simulation, clean
-from robust_agg import Ledger
+from experiments.simulation import CHECKPOINT, Simulation, clean
+from experiments.stopping import InterruptedRun, Stop, stop_on_signals
 from robust_agg.checkpoint import CheckpointError
 from workers.transport import HostError, Transport
-
-
-class InterruptedRun(Exception):  # noqa: N818 - the user's wish, no error
-    """The run was asked to stop, by signal ``number``; a checkpoint is on disk, this round's unless
-    a host was dead or hung."""
-
-    def __init__(self, number: int) -> None:
-        super().__init__(number)
-        self.number = number
 
 
 def execute(run: Run, progress: Progress) -> dict[Training, list[Metrics]]:
@@ -46,7 +31,7 @@ def execute(run: Run, progress: Progress) -> dict[Training, list[Metrics]]:
     """
     progress.start(run.config, sum(not run.is_done(cell) for cell in run.trainings))
     if not all(map(run.is_done, run.trainings)):
-        with locked(run.folder), _stop_on_signals() as stop, assembly.cluster(run.config):
+        with locked(run.folder), stop_on_signals() as stop, assembly.cluster(run.config):
             _train_all(run, progress, stop)
     return {cell: _metrics(run, cell) for cell in run.trainings}
 
@@ -62,43 +47,7 @@ def _metrics(run: Run, cell: Training) -> list[Metrics]:
     return found
 
 
-class _Stop:
-    """Which signal has asked to stop; 0 if none has."""
-
-    signal = 0
-
-
-@contextmanager
-def _stop_on_signals() -> Iterator[_Stop]:
-    stop = _Stop()
-    if threading.current_thread() is not threading.main_thread():
-        yield stop  # Signals are the main thread's.
-        return
-
-    def ask(number: int, _frame: FrameType | None) -> None:
-        stop.signal = number
-        for each in before:
-            signal.signal(each, signal.default_int_handler)
-
-    every = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-    # One that is ignored, as in a script's background jobs or under nohup, stays so.
-    before = {
-        number: handler
-        for number in every
-        if (handler := signal.getsignal(number)) is not signal.SIG_IGN
-    }
-    for number in before:
-        signal.signal(number, ask)
-    try:
-        yield stop
-    except KeyboardInterrupt:
-        raise InterruptedRun(stop.signal or signal.SIGINT) from None
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-def _train_all(run: Run, progress: Progress, stop: _Stop) -> None:
+def _train_all(run: Run, progress: Progress, stop: Stop) -> None:
     with _Workers(run) as workers:
         for cell in run.trainings:
             if not run.is_done(cell):
@@ -148,25 +97,13 @@ class _Workers:
         self._close()
 
 
-def _train(run: Run, cell: Training, transport: Transport, progress: Progress, stop: _Stop) -> None:
+def _train(run: Run, cell: Training, transport: Transport, progress: Progress, stop: Stop) -> None:
     config, folder = run.config, run.path(cell)
     folder.mkdir(exist_ok=True)
-    model = assembly.ModelFactory.of(config, run.data)
-    with assembly.server(config, cell.defence, model, Ledger(folder / LEDGER)) as server:
-        simulation = Simulation(
-            server=server,
-            transport=transport,
-            adversary=assembly.adversary(config, run.data) if cell.attacked else None,
-            byzantine=assembly.byzantine(config, attacked=cell.attacked),
-            model=model(),
-            test=run.data.test,
-            folder=folder,
-            seed=config.seed,
-            sample=config.sample,
-            goal=assembly.goal(config, run.data),
-            codec=config.row_codec(),
-            delta=config.delta,
-        )
+    with assembly.training(
+        config, cell.defence, run.data, transport, folder, attacked=cell.attacked
+    ) as simulation:
+        server = simulation.server
         simulation.restore()
         progress.begin(cell.defence, cell.attacked, server.round)
         for metrics in simulation.run(config.rounds, evaluate_every=config.evaluate_every):

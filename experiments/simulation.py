@@ -85,7 +85,7 @@ class Simulation:
             run, or for workers whose data is bad. Its own ids do not count, ``byzantine`` does.
         byzantine: who is Byzantine in which round, for adversary and metrics.
         model: a model of the same architecture, to evaluate with.
-        test: the test set.
+        evaluated: the samples that it is evaluated on.
         goal: inputs and the labels that the attacker wants for them, to measure its success.
         folder: where ledger, metrics and checkpoint are.
         seed: of sampling and attack.
@@ -102,7 +102,7 @@ class Simulation:
         adversary: Adversary | FaultyWorkers | None,
         byzantine: Identities,
         model: nn.Module,
-        test: Split,
+        evaluated: Split,
         folder: Path,
         seed: int,
         sample: int | None = None,
@@ -111,7 +111,7 @@ class Simulation:
         delta: float = 1e-5,
     ) -> None:
         self.server, self.transport, self.adversary = server, transport, adversary
-        self.byzantine, self.model, self.test = byzantine, model, test
+        self.byzantine, self.model, self.evaluated = byzantine, model, evaluated
         self.folder, self.seed, self.sample, self.goal = folder, seed, sample, goal
         self.skipped = 0
         self.missing = 0
@@ -264,16 +264,20 @@ class Simulation:
         nn.utils.vector_to_parameters(self.server.parameters(), self.model.parameters())
         self.model.eval()
         with torch.inference_mode():
-            logits = self.model(self.test.inputs)
-            loss = nn.functional.cross_entropy(logits, self.test.targets)
-            accuracy = (logits.argmax(dim=1) == self.test.targets).double().mean()
+            logits = self.model(self.evaluated.inputs)
+            loss = nn.functional.cross_entropy(logits, self.evaluated.targets)
+            accuracy = (logits.argmax(dim=1) == self.evaluated.targets).double().mean()
             success = self._success()
+        error, kappa = self._errors(honest, record)
+        byzantine_weight, accepted = self._of_byzantine(record)
         return Metrics(
             round=self.server.round,
             accuracy=float(accuracy),
             loss=min(float(loss.nan_to_num(nan=1e9)), 1e9),
-            error=self._error(honest, record),
-            byzantine_weight=self._byzantine_weight(record),
+            error=error,
+            kappa=kappa,
+            byzantine_weight=byzantine_weight,
+            accepted=accepted,
             skipped=self.skipped,
             missing=self.missing,
             seconds=record.seconds.get("aggregate"),
@@ -288,24 +292,31 @@ class Simulation:
         inputs, wanted = self.goal
         return float((self.model(inputs).argmax(dim=1) == wanted).double().mean())
 
-    def _error(self, honest: list[Update], record: Record) -> float | None:
+    def _errors(self, honest: list[Update], record: Record) -> tuple[float | None, float | None]:
+        """‖m - ḡ‖/‖ḡ‖ and ‖m - ḡ‖² / (1/|H|)Σ‖g_i - ḡ‖², over honest rows that count."""
         estimate = self.server.estimate
         rejected = {rejection.sender for rejection in record.rejected}
         rows = [update.row.cpu() for update in honest if update.sender not in rejected]
         if record.skipped is not None or estimate is None or not rows:
-            return None
-        mean = torch.stack(rows).double().mean(dim=0)
-        error = float((estimate.cpu().double() - mean).norm() / mean.norm().clamp(min=1e-300))
-        return error if math.isfinite(error) else None
+            return None, None
+        stacked = torch.stack(rows).double()
+        mean = stacked.mean(dim=0)
+        gap = (estimate.cpu().double() - mean).norm()
+        spread = (stacked - mean).square().sum(dim=1).mean()
+        error = float(gap / mean.norm().clamp(min=1e-300))
+        kappa = float(gap.square() / spread) if spread > 0 else math.inf
+        return _finite(error), _finite(kappa)
 
-    def _byzantine_weight(self, record: Record) -> float | None:
+    def _of_byzantine(self, record: Record) -> tuple[float | None, float | None]:
+        """The Byzantine rows' share of the weights, and the share of them that has any."""
         if record.weights is None:
-            return None
+            return None, None
         total = sum(abs(w) for w in record.weights)
         pairs = zip(record.senders, record.weights, strict=True)
         byzantine = self.byzantine.at(record.round)
-        bad = sum(abs(w) for sender, w in pairs if sender in byzantine)
-        return bad / total if total > 0 else 0.0
+        bad = [abs(w) for sender, w in pairs if sender in byzantine]
+        accepted = sum(w > 0 for w in bad) / len(bad) if bad else None
+        return sum(bad) / total if total > 0 else 0.0, accepted
 
 
 def clean(folder: Path) -> None:
@@ -319,3 +330,7 @@ def _sync(path: Path) -> None:
     if path.exists():
         with path.open("ab") as file:
             os.fsync(file.fileno())
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None

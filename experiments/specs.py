@@ -217,7 +217,7 @@ def _build(node: ast.expr, text: str, table: Table, defaults: Mapping[str, Any])
     name = call.func.id
     if name not in table:
         where = "" if text == name else f"{text!r}: "
-        raise SpecError(f"{where}unknown name {name!r}{_nearest(name, table)}")
+        raise SpecError(f"{where}unknown name {name!r}{nearest(name, table)}")
     cls = table[name]
     tensor = _needed_tensor(cls)
     if tensor is not None:
@@ -229,8 +229,8 @@ def _build(node: ast.expr, text: str, table: Table, defaults: Mapping[str, Any])
         if keyword.arg is None or keyword.arg in named:
             raise SpecError(f"{text!r}: every parameter must be given by name, once")
         if parameters is not None and keyword.arg not in parameters:
-            nearest = _nearest(keyword.arg, parameters)
-            raise SpecError(f"{text!r}: {name} has no parameter {keyword.arg!r}{nearest}")
+            close = nearest(keyword.arg, parameters)
+            raise SpecError(f"{text!r}: {name} has no parameter {keyword.arg!r}{close}")
         named[keyword.arg] = _value(keyword.value, text, table, defaults)
     for parameter, value in defaults.items():
         if parameters and parameters.get(parameter) and not arguments:
@@ -281,7 +281,8 @@ def _needed_tensor(cls: type) -> str | None:
     return next((name for name in tensors if needed.get(name)), None)
 
 
-def _nearest(name: str, known: Mapping[str, Any]) -> str:
+def nearest(name: str, known: Mapping[str, Any]) -> str:
+    """What to say of a name that is none of the known ones: the nearest, or all of them."""
     lower = {k.lower(): k for k in known}
     close = difflib.get_close_matches(name.lower(), lower, n=1)
     return f", did you mean {lower[close[0]]!r}?" if close else f", known are {_known(known)}"

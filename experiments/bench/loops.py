@@ -138,7 +138,7 @@ class OurLoop(Loop):
             adversary=Adversary(attack=SignFlip(of="mean"), byzantine=byzantine.at(0)),
             byzantine=byzantine,
             model=self._model,
-            test=train,
+            evaluated=train,
             folder=Path(self._folder.name),
             seed=setting.seed,
         )

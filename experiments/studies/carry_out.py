@@ -5,16 +5,16 @@ from __future__ import annotations
 import csv
 import dataclasses
 import json
-import os
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from experiments.config import ConfigError
+from experiments.files import replacing
 from experiments.run_folder import LOCK, locked
 from experiments.studies.page import page
 from experiments.studies.study import Claim, Piece, Row, Study, Table, Tick
@@ -94,7 +94,7 @@ def carry_out(
             *places,
             f"`{command}`",
         ]
-        with _replacing(folder / "README.md") as file:
+        with replacing(folder / "README.md") as file:
             file.write_text(page(study, list(figures), tables, claims, notes), encoding="utf-8")
         tick(1.0)
     return Outcome(folder / "README.md", tables, claims, notes)
@@ -120,7 +120,7 @@ def _bind(folder: Path, configuration: dict[str, Any]) -> None:
             raise ConfigError(
                 f"out: {folder} must be empty, or hold such a study, found {found[0]}"
             )
-        with _replacing(path) as file:
+        with replacing(path) as file:
             file.write_text(json.dumps(configuration, indent=2) + "\n", encoding="utf-8")
     kept = _read(path)
     if kept is None:
@@ -148,7 +148,7 @@ def _done(
     rows = piece(tick)
     seconds = time.perf_counter() - begun
     content = json.dumps({"piece": name, "seconds": seconds, "where": where, "rows": rows})
-    with _replacing(path) as file:
+    with replacing(path) as file:
         file.write_text(content, encoding="utf-8")
     tick(1.0)
     # What is drawn is what is kept, now as after another start.
@@ -163,23 +163,12 @@ def _read(path: Path) -> dict[str, Any] | None:
     return None
 
 
-@contextmanager
-def _replacing(path: Path) -> Iterator[Path]:
-    """A file that takes its name when it is whole."""
-    temporary = path.with_name(f".{path.name}")
-    try:
-        yield temporary
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
 def _names(rows: Sequence[Row]) -> list[str]:
     return list(dict.fromkeys(name for row in rows for name in row))
 
 
 def _write_csv(path: Path, rows: Sequence[Row]) -> None:
-    with _replacing(path) as file, file.open("w", newline="", encoding="utf-8") as out:
+    with replacing(path) as file, file.open("w", newline="", encoding="utf-8") as out:
         writer = csv.DictWriter(out, _names(rows))
         writer.writeheader()
         writer.writerows(rows)
@@ -190,5 +179,5 @@ def _write_parquet(path: Path, rows: Sequence[Row]) -> None:
     from pyarrow import parquet
 
     table = pyarrow.table({name: [row.get(name) for row in rows] for name in _names(rows)})
-    with _replacing(path) as file:
+    with replacing(path) as file:
         parquet.write_table(table, file)

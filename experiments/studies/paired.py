@@ -1,4 +1,4 @@
-"""Differences of what was measured with the same seeds, and what they decide."""
+"""Means and differences of what was measured with the same seeds, and what they decide."""
 
 from __future__ import annotations
 
@@ -9,13 +9,17 @@ from statistics import mean, stdev
 from scipy.stats import t as student_t
 
 
+def interval(values: Sequence[float]) -> tuple[float, float]:
+    """The mean, and half the length of its 95 % confidence interval, by Student's t."""
+    if len(values) < 2:
+        return mean(values), inf
+    quantile = float(student_t.ppf(0.975, len(values) - 1))
+    return mean(values), quantile * stdev(values) / len(values) ** 0.5
+
+
 def difference(ours: Sequence[float], theirs: Sequence[float]) -> tuple[float, float]:
     """The mean difference by seed, and half the length of its 95 % confidence interval."""
-    gaps = [a - b for a, b in zip(ours, theirs, strict=True)]
-    if len(gaps) < 2:
-        return mean(gaps), inf
-    quantile = float(student_t.ppf(0.975, len(gaps) - 1))
-    return mean(gaps), quantile * stdev(gaps) / len(gaps) ** 0.5
+    return interval([a - b for a, b in zip(ours, theirs, strict=True)])
 
 
 def below(gap: float, error: float) -> bool | None:

@@ -20,8 +20,8 @@ from experiments.config import ConfigError, RunConfig
 from experiments.data import load
 from experiments.metrics import Metrics
 from experiments.run_folder import Run, Training, create, reopen
-from experiments.runs import InterruptedRun
 from experiments.simulation import LEDGER
+from experiments.stopping import InterruptedRun
 from robust_agg import Ledger
 
 EVERY = [

@@ -110,7 +110,10 @@ WRONG: list[tuple[str, str, str]] = [
     ),
     *((f"{name} 0", name.replace("-", "_"), "found 0") for name in ("quorum", "checkpoint-every")),
     *((f"{name} x", name, "float") for name in ("lr", "deadline", "num-gpus")),
-    *((f"{name} nan", name.replace("-", "_"), "nan") for name in ("lr", "local-lr", "num-gpus")),
+    *(
+        (f"{name} nan", name.replace("-", "_"), "nan")
+        for name in ("lr", "local-lr", "weight-decay", "num-gpus")
+    ),
     *((f"{name} inf", name.replace("-", "_"), "inf") for name in ("lr", "deadline", "num-gpus")),
     ("lr -0.1", "lr must be a positive number", "-0.1"),
     ("deadline 1e300", "deadline must be in", "1e[+]300"),
@@ -325,6 +328,7 @@ def test_every_parameter_is_an_option(tmp_path: Path, capsys: pytest.CaptureFixt
         rounds=3,
         batch_size=4,
         lr=0.5,
+        weight_decay=0.001,
         local_steps=2,
         local_lr=0.25,
         sample=8,

@@ -19,8 +19,8 @@ from experiments import assembly, report, runs, specs
 from experiments.config import ConfigError, RunConfig
 from experiments.metrics import METRICS, read_metrics
 from experiments.run_folder import Training, create, reopen
-from experiments.runs import InterruptedRun
 from experiments.simulation import LEDGER, Simulation
+from experiments.stopping import InterruptedRun
 from robust_agg import Ledger
 from robust_agg.codecs import EF21, Clip21, ErrorFeedback, Sign, TopK, privacy
 
@@ -87,7 +87,7 @@ def simulation(config: RunConfig, tmp_path: Path, **changes: Any) -> Simulation:
         "adversary": adversary,
         "byzantine": assembly.byzantine(config),
         "model": model(),
-        "test": data.test,
+        "evaluated": data.test,
         "folder": tmp_path,
         "seed": 0,
         "codec": codec,

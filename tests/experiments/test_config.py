@@ -43,6 +43,7 @@ def test_the_defaults_are_a_run() -> None:
         ({"f": -1}, "f must be >= 0 with 2f + 1 <= 20 rows a round, found -1"),
         ({"lr": 0.0}, "lr must be a positive number, found 0.0"),
         ({"local_lr": float("nan")}, "local_lr must be a positive number, found nan"),
+        ({"weight_decay": -0.1}, "weight_decay must be a number >= 0, found -0.1"),
         ({"deadline": 0}, "deadline must be in (0, "),
         ({"deadline": float("inf")}, " seconds, found inf"),
         ({"num_gpus": -0.5}, "num_gpus must be a number >= 0, found -0.5"),

@@ -46,6 +46,7 @@ CHANGES: dict[str, Any] = {
     "rounds": 201,
     "batch_size": 31,
     "lr": 0.5,
+    "weight_decay": 0.1,
     "local_steps": 2,
     "local_lr": 0.2,
     "sample": 15,

@@ -23,8 +23,8 @@ from experiments.config import ConfigError, RunConfig
 from experiments.metrics import METRICS, Metrics, read_metrics
 from experiments.progress import Progress
 from experiments.run_folder import CONFIG, DONE, Run, Training, create, discard, reopen
-from experiments.runs import InterruptedRun
 from experiments.simulation import CHECKPOINT, LEDGER, AttackError
+from experiments.stopping import InterruptedRun
 from robust_agg import Ledger
 from robust_agg.checkpoint import CheckpointError, load_checkpoint
 from workers.inline import InlineHosts
