@@ -23,6 +23,7 @@ from experiments.paper.catalogue import FigureName
 from experiments.progress import Progress
 from experiments.robustness.catalogue import STUDIES as ROBUSTNESS
 from experiments.robustness.catalogue import RobustnessName
+from experiments.search.command import attack_search
 from experiments.stopping import InterruptedRun
 from experiments.studies import show
 from experiments.studies.study import Preset, Study
@@ -223,6 +224,7 @@ def _study(
 
 app.command(sweep)
 app.command(sweep_report.report)
+app.command(attack_search, name="attack-search")
 
 
 @app.command(name="list")

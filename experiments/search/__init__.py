@@ -1,0 +1,1 @@
+"""The worst attack on a defence, looked for among families of attacks and their parameters."""
