@@ -18,22 +18,6 @@ def interval(values: Sequence[float]) -> tuple[float, float]:
     return mean(values), quantile * stdev(values) / len(values) ** 0.5
 
 
-def interval(values: Sequence[float]) -> tuple[float, float]:
-    """The mean, and half the length of its 95 % confidence interval, by Student's t."""
-    if len(values) < 2:
-        return mean(values), inf
-    quantile = float(student_t.ppf(0.975, len(values) - 1))
-    return mean(values), quantile * stdev(values) / len(values) ** 0.5
-
-
-def interval(values: Sequence[float]) -> tuple[float, float]:
-    """The mean, and half the length of its 95 % confidence interval, by Student's t."""
-    if len(values) < 2:
-        return mean(values), inf
-    quantile = float(student_t.ppf(0.975, len(values) - 1))
-    return mean(values), quantile * stdev(values) / len(values) ** 0.5
-
-
 def difference(ours: Sequence[float], theirs: Sequence[float]) -> tuple[float, float]:
     """The mean difference by seed, and half the length of its 95 % confidence interval."""
     return interval([a - b for a, b in zip(ours, theirs, strict=True)])
