@@ -15,10 +15,11 @@ from experiments.sweeps import show
 from experiments.sweeps.carry_out import Means, carry_out
 from experiments.sweeps.config import SweepConfig
 from experiments.sweeps.reading import read
+from experiments.sweeps.recipes import located
 
 
 def sweep(
-    file: Path,
+    file: str,
     *,
     preset: Preset = "default",
     jobs: int | None = None,
@@ -29,13 +30,15 @@ def sweep(
 ) -> int:
     """Train every combination of the values in a file, side by side, and say which defence holds.
 
-    A cell that fails stops no other. Called again after Ctrl-C, kill -9 or a reboot, it does what
-    is left, from the checkpoints of the cells. Exit code 3 where cells have failed.
+    Ends with a leaderboard and a report, one HTML page. A cell that fails stops no other. Called
+    again after Ctrl-C, kill -9 or a reboot, it does what is left, from the checkpoints of the
+    cells. Exit code 3 where cells have failed.
 
     Parameters
     ----------
     file
-        TOML or YAML: sections base, grid, tune, breakdown, published, and smoke and full of these.
+        TOML or YAML: sections base, grid, tune, breakdown, published, and smoke and full of these;
+        or a recipe: bucketing, byzfl, online.
     preset
         default is the file as it is; smoke and full lay the tables of these names over it.
     jobs
@@ -49,10 +52,11 @@ def sweep(
     retry
         Do cells that have failed before again.
     """
-    config = read(file, preset)
+    path = located(file)
+    config = read(path, preset)
     if gpus is not None:
         config = _with_gpus(config, gpus)
-    folder = Path("runs", "sweep", f"{file.stem}-{preset}") if out is None else out
+    folder = Path("runs", "sweep", f"{path.stem}-{preset}") if out is None else out
     again = _command(file, preset, jobs, gpus, folder, stall)
     jobs = max(1, len(os.sched_getaffinity(0)) // _threads(config)) if jobs is None else jobs
     means = Means(jobs=jobs, stall=stall, retry=retry, preset=preset, command=again)
@@ -68,6 +72,10 @@ def sweep(
     finally:
         shown.stop()
     show.show(config, result, folder, console)
+    # What draws takes longer to import than Ctrl-C should wait.
+    from experiments.sweeps.report.write import write
+
+    console.print(f"report: {write(folder)}", soft_wrap=True)
     return 3 if result.failed else 0
 
 
@@ -87,9 +95,9 @@ def _threads(config: SweepConfig) -> int:
 
 
 def _command(
-    file: Path, preset: Preset, jobs: int | None, gpus: float | None, folder: Path, stall: float
+    file: str, preset: Preset, jobs: int | None, gpus: float | None, folder: Path, stall: float
 ) -> str:
-    words = ["robust-agg", "sweep", str(file), "--preset", preset, "--out", str(folder)]
+    words = ["robust-agg", "sweep", file, "--preset", preset, "--out", str(folder)]
     for name, value in (("jobs", jobs), ("gpus", gpus), ("stall", stall)):
         if value is not None and (name, value) != ("stall", 300.0):
             words += [f"--{name}", f"{value:g}"]

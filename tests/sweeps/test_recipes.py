@@ -1,0 +1,58 @@
+"""The sweeps that come with the project: they can be read, and their smallest forms run."""
+
+from __future__ import annotations
+
+from math import prod
+from pathlib import Path
+from typing import get_args
+
+import pytest
+from pyarrow import parquet
+
+from experiments import cli
+from experiments.studies.study import Preset
+from experiments.sweeps.plan import wanted
+from experiments.sweeps.reading import read
+from experiments.sweeps.recipes import NAMES, located
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("preset", get_args(Preset))
+def test_every_preset_is_a_grid_that_can_be_run(name: str, preset: Preset) -> None:
+    sweep = read(located(name), preset)
+    points = wanted(sweep, lambda point: None)
+    assert len(points) == prod(len(values) for values in sweep.grid.values())
+
+
+@pytest.mark.parametrize("name", ["byzfl", "bucketing"])
+def test_published_numbers_are_of_cells_of_the_grid(name: str) -> None:
+    sweep = read(located(name))
+    assert sweep.published is not None
+    assert len(sweep.published.rows) == {"byzfl": 16, "bucketing": 40}[name]
+    for row in sweep.published.rows:
+        assert 0 < row.value < 1
+        for key, value in row.where.items():
+            assert value in sweep.grid[key]
+    assert len({repr(row.where) for row in sweep.published.rows}) == len(sweep.published.rows)
+
+
+def test_a_file_is_preferred_to_a_recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert located("online").suffix == ".toml"
+    assert located("online.toml") == Path("online.toml")
+    monkeypatch.chdir(tmp_path)
+    Path("online").touch()
+    assert located("online") == Path("online")
+
+
+def test_one_command_makes_the_numbers_and_the_page(tmp_path: Path) -> None:
+    arguments = ["sweep", "online", "--preset", "smoke", "--jobs", "2", "--out", str(tmp_path)]
+    with pytest.raises(SystemExit) as ended:
+        cli.main(arguments)
+    assert ended.value.code == 0
+    rows = parquet.read_table(tmp_path / "results.parquet").to_pylist()
+    assert len(rows) == 9
+    assert all(row["state"] == "done" and row["chosen"] for row in rows)
+    assert all(0 <= row["test_accuracy"] <= 1 for row in rows)
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "Leaderboard" in page
+    assert "AntiClip" in page
