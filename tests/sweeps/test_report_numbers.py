@@ -214,6 +214,51 @@ def test_scenarios_that_not_all_were_tried_in_are_left_out(tmp_path: Path) -> No
     assert texts(found.attack_maps[0]) == {(GM, FLIP): "60.0", (CWM, FLIP): "60.0"}
 
 
+def failing_at_1() -> list[Row]:
+    """An attack that two attackers can carry out, and one cannot."""
+    rows = in_scenarios()
+    for f in (1, 2):
+        for defence in (GM, CWM):
+            own = {"config.f": f, "config.byzantine": f, "config.workers": 10 + f}
+            own |= {"config.partition": IID, "chosen": True}
+            lost = {"state": "failed", "failure": "k > 1 is needed"} if f == 1 else {}
+            rows.append(row(defence, ALIE, 0, None if f == 1 else 0.3, **own, **lost))
+    return [each for each in rows if each["config.partition"] == IID]
+
+
+def test_an_attack_that_failed_for_all_is_no_worst_case_of_any(tmp_path: Path) -> None:
+    found = content(tmp_path, failing_at_1(), grid=GRID)
+    assert [(each.rank, each.missing) for each in found.entries] == [(1, 0), (2, 0)]
+    assert found.left_out == [f"{ALIE} (f=1)"]
+    assert texts(found.attack_maps[0])[GM, ALIE] == "30.0"
+
+
+def test_an_attack_that_failed_for_one_defence_is_its_loss(tmp_path: Path) -> None:
+    rows = failing_at_1()
+    lost = next(each for each in rows if each["state"] == "failed" and each["defence"] == GM)
+    lost |= {"state": "done", "accuracy": 0.5, "test_accuracy": 0.5}
+    found = content(tmp_path, rows, grid=GRID)
+    assert found.left_out == []
+    assert [(each.rank, each.defence) for each in found.entries] == [(1, GM), (None, CWM)]
+
+
+def test_nothing_is_left_out_while_it_may_still_come(tmp_path: Path) -> None:
+    rows = failing_at_1()
+    rows[0] |= {"state": "running", "accuracy": None, "test_accuracy": None}
+    found = content(tmp_path, rows, grid=GRID)
+    assert found.left_out == []
+
+
+def test_a_scenario_without_any_test_accuracy_is_left_out(tmp_path: Path) -> None:
+    rows = in_scenarios()
+    for each in rows:
+        if each["config.f"] == 1:
+            each |= {"chosen": False, "test_accuracy": None}
+    found = content(tmp_path, rows, grid=GRID, tune={"lr": [0.1]})
+    assert found.left_out == [f"f=1, {SKEWED}", f"f=1, {IID}"]
+    assert found.entries[0].rank == 1
+
+
 # --- selection ------------------------------------------------------------------------------------
 
 

@@ -11,7 +11,7 @@ from experiments.sweeps.report.breakdown import Fall, breakdown_map, falls
 from experiments.sweeps.report.cells import STATES, Cell, Sweep
 from experiments.sweeps.report.colours import Style, style
 from experiments.sweeps.report.curves import Panel, panels
-from experiments.sweeps.report.groups import Group, comparable, groups_of, split
+from experiments.sweeps.report.groups import Group, comparable, groups_of, left_out, split
 from experiments.sweeps.report.heat import HeatMap
 from experiments.sweeps.report.leaderboard import Entry, leaderboard, verdict
 from experiments.sweeps.report.scenarios import ordered
@@ -31,7 +31,7 @@ class Content:
         groups: all trainings.
         entries: the leaderboard.
         said: what it says, in sentences.
-        left_out: scenarios that not every defence and attack were tried in.
+        left_out: scenarios, or attacks in them, that compare no defences.
         styles: of the defences' lines, the best first.
         axes: what varies, and its values.
         constants: what does not, and its value.
@@ -118,19 +118,18 @@ def compose(sweep: Sweep) -> Content:
         shown = [group for group in groups if group.defence in chosen]
     else:
         shown = groups
-    fair = comparable(shown)
+    fair = comparable(shown, finished=not sweep.unfinished)
     entries = leaderboard(fair)
     order = [entry.defence for entry in entries]
     order += [each for each in split(shown, lambda group: group.defence) if each not in order]
     known = any(entry.worst is not None for entry in entries)
-    everywhere = set(split(shown, lambda group: group.scenario.label))
     fallen = falls(sweep.breakdown)
     return Content(
         sweep=sweep,
         groups=groups,
         entries=entries,
         said=verdict(entries) if sweep.cells else [],
-        left_out=sorted(everywhere - set(split(fair, lambda group: group.scenario.label))),
+        left_out=left_out(shown, fair),
         styles={defence: style(place) for place, defence in enumerate(order)},
         axes=_axes(sweep),
         constants=_constants(sweep),

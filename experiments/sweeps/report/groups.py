@@ -128,15 +128,34 @@ def split(groups: Iterable[Group], key: Callable[[Group], str]) -> dict[str, lis
     return found
 
 
-def comparable(groups: Sequence[Group]) -> list[Group]:
-    """The groups of the scenarios in which every defence met every attack of the sweep.
+def comparable(groups: Sequence[Group], *, finished: bool) -> list[Group]:
+    """The groups that say something about one defence beside another.
 
-    A bisection over f asks some defences for more of it than others: where one was not tried, no
-    worst case can be compared.
+    Left out are scenarios in which not every defence met every attack of the sweep, as a bisection
+    over f leaves them; and, once all is finished, attacks in scenarios in which of several defences
+    none has a test accuracy: an attack that cannot be carried out there is no worst case of any.
     """
     pairs = {(group.defence, group.attack) for group in groups}
-    met = {
-        label: {(group.defence, group.attack) for group in own}
-        for label, own in split(groups, lambda group: group.scenario.label).items()
-    }
-    return [group for group in groups if met[group.scenario.label] == pairs]
+    left = []
+    for own in split(groups, lambda group: group.scenario.label).values():
+        if {(group.defence, group.attack) for group in own} != pairs:
+            continue
+        for alike in split(own, lambda group: group.attack).values():
+            silent = all(group.test is None for group in alike)
+            if not (finished and silent and len(alike) > 1):
+                left += alike
+    return left
+
+
+def left_out(groups: Sequence[Group], kept: Sequence[Group]) -> list[str]:
+    """What :func:`comparable` left out: scenarios, or attacks in them."""
+    places = {(group.scenario, group.attack) for group in kept}
+    found: dict[str, None] = {}
+    for group in groups:
+        scenario = group.scenario
+        if (scenario, group.attack) in places:
+            continue
+        whole = bool(scenario.label) and all(scenario != other for other, _ in places)
+        within = f"{group.attack} ({scenario.label})" if scenario.label else group.attack
+        found[scenario.label if whole else within] = None
+    return list(found)

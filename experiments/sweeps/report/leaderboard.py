@@ -112,7 +112,7 @@ def verdict(entries: Sequence[Entry]) -> list[str]:
     """What the leaderboard says, in sentences."""
     ranked = [entry for entry in entries if entry.rank is not None and entry.worst is not None]
     if not ranked:
-        return ["No defence has all of its test accuracies yet, so none is ranked."]
+        return ["No defence has all of its test accuracies, so none is ranked."]
     first = ranked[0]
     assert first.worst is not None
     said = [f"{first.defence} keeps most in its worst case: {_words(first.worst)}."]

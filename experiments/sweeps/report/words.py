@@ -70,9 +70,9 @@ def breakdown(sweep: Sweep) -> str:
     )
 
 
-def left_out(labels: Sequence[str]) -> str:
-    """Why scenarios are not in the leaderboard."""
+def left_out(places: Sequence[str]) -> str:
+    """Why scenarios, or attacks in them, are not in the leaderboard."""
     return (
-        f"Not in leaderboard and heat maps, as not every defence met every attack there: "
-        f"{'; '.join(labels)}."
+        f"Not in leaderboard and heat maps, as not every defence met every attack there or no "
+        f"defence has a test accuracy: {'; '.join(places)}."
     )
