@@ -119,7 +119,7 @@ def test_without_a_scaler_too_many_bad_rows_are_an_error_on_every_rank(
     [
         (ra.CoordinateWiseMedian(), {"f": 1}, "n=3 rows, of which f=1 may be bad, are non-finite"),
         (
-            ra.CClip(tau=3e38, iterations=2),
+            ra.SignedIncrement(tau=3e38, iterations=4),
             {},
             "n=3 rows are non-finite, or its steps are too long",
         ),
