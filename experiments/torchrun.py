@@ -19,7 +19,7 @@ from experiments.partitions import Dirichlet
 from robust_agg import GeometricMedian, Momentum, NearestNeighborMixing, Server, chain
 from robust_agg.seeding import generator
 from workers import HostSpec, LogicalWorker, RankHosts, Shard, serve
-from workers.rank_meeting import meet_as_told
+from workers.rank_meeting import LauncherError, meet_as_told
 
 WORKERS, F, ROUNDS, SEED = 20, 4, 100, 0
 
@@ -54,8 +54,15 @@ def specification(data: Dataset) -> HostSpec:
 
 
 def main() -> None:
-    """Serve, or train and print the accuracy, as this process' rank says."""
-    group = meet_as_told()
+    """Serve, or train and print the accuracy, as this process' rank says.
+
+    Ends with 2 and a line on standard error where no launcher has told it its rank.
+    """
+    try:
+        group = meet_as_told()
+    except LauncherError as error:
+        print(error, file=sys.stderr)
+        sys.exit(2)
     if group.size() < 2:
         sys.exit("torchrun: WORLD_SIZE must be at least 2, one rank for the server, found 1")
     data = load("digits")

@@ -20,9 +20,17 @@ from robust_agg.distributed.torch_compat import PrefixStore, Store, TCPStore, gl
 from workers.rank_wire import in_a_line
 from workers.transport import HostError
 
+_LAUNCHED = (
+    "RANK, WORLD_SIZE, MASTER_PORT and MASTER_ADDR must be in the environment, as torchrun puts "
+    "them there"
+)
 _LOOK = 0.05
 _INTERFACE = "GLOO_SOCKET_IFNAME"
 _SIOCGIFADDR = 0x8915  # Linux: the address of an interface
+
+
+class LauncherError(HostError):
+    """No launcher has said which rank this process is."""
 
 
 def _nothing() -> None:
@@ -153,17 +161,11 @@ def as_told(*, timeout: float) -> Told:
         timeout: seconds to reach the store, and the default of what is asked of it.
 
     Raises:
-        HostError: a variable is missing or no number, or the store is not reached.
+        LauncherError: a variable is missing or no number.
+        HostError: the store is not reached.
     """
-    names = ("RANK", "WORLD_SIZE", "MASTER_PORT")
-    try:
-        rank, size, port = (int(os.environ[name]) for name in names)
-        address = os.environ["MASTER_ADDR"]
-    except (KeyError, ValueError) as error:
-        raise HostError(
-            f"{', '.join(names)} and MASTER_ADDR must be in the environment, as torchrun puts "
-            f"them there, found {type(error).__name__}: {error}"
-        ) from error
+    rank, size, port = (_told_number(name) for name in ("RANK", "WORLD_SIZE", "MASTER_PORT"))
+    address = _told("MASTER_ADDR")
     # torchrun may hold the store itself, also over restarts.
     theirs = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
     try:
@@ -179,6 +181,21 @@ def as_told(*, timeout: float) -> Told:
     return Told(PrefixStore("robust_agg", store), rank, size, address, port)
 
 
+def _told(name: str) -> str:
+    """What a launcher has put into the environment under this name."""
+    if name not in os.environ:
+        raise LauncherError(f"{_LAUNCHED}, found no {name}: start this with torchrun")
+    return os.environ[name]
+
+
+def _told_number(name: str) -> int:
+    text = _told(name)
+    try:
+        return int(text)
+    except ValueError:
+        raise LauncherError(f"{_LAUNCHED}, found {name}={text!r}, no integer") from None
+
+
 def meet_as_told(*, timeout: float = 120.0) -> ProcessGroup:
     """A gloo group of the processes that ``torchrun``, or another launcher, has started.
 
@@ -190,8 +207,8 @@ def meet_as_told(*, timeout: float = 120.0) -> ProcessGroup:
         timeout: seconds for the slowest rank to come.
 
     Raises:
-        HostError: a variable is missing or no number, a rank does not come, or this one has no
-            address for other machines.
+        LauncherError: a variable is missing or no number.
+        HostError: a rank does not come, or this one has no address for other machines.
     """
     begun = time.monotonic()
     told = as_told(timeout=timeout)

@@ -17,7 +17,7 @@ from cyclopts import App, Parameter
 from experiments.cluster.setting import Setting
 from robust_agg.distributed import RankError
 from robust_agg.distributed.torch_compat import Store
-from workers.rank_meeting import as_told, corner
+from workers.rank_meeting import LauncherError, as_told, corner
 from workers.rank_wire import in_a_line
 from workers.transport import HostError
 
@@ -46,11 +46,11 @@ def launched(train: Callable[[Setting], Any]) -> None:
             train(setting)
         except Exception as error:
             code = 1
-            if is_loss(error):
-                print(in_words(error), file=sys.stderr)
-            elif isinstance(error, ValueError | OSError):
+            if isinstance(error, ValueError | OSError | LauncherError):
                 print(error, file=sys.stderr)
                 code = 2
+            elif is_loss(error):
+                print(in_words(error), file=sys.stderr)
             else:
                 traceback.print_exc()
             sys.stderr.flush()

@@ -21,6 +21,7 @@ import torch.distributed as dist
 from cyclopts import App, Parameter
 
 from experiments.cluster.command import START, called, is_loss, join
+from experiments.cluster.outcome import in_a_line
 from experiments.cluster.setting import Setting
 from experiments.data import DATA_VARIABLE
 from robust_agg.errors import check_count, check_positive
@@ -43,6 +44,10 @@ class Report(NamedTuple):
     losses: list[list[float | None]]
     suspects: list[str]
     restarts: int
+
+    def __str__(self) -> str:
+        """The lines that the script prints under torchrun."""
+        return "\n".join([*(in_a_line(*pair) for pair in self.losses), *self.suspects])
 
 
 def run(
@@ -195,10 +200,7 @@ def main() -> None:
         except HostError as error:
             print(error, file=sys.stderr)
             sys.exit(1)
-        for step, loss in report.losses:
-            print(f"step {step}: validation loss {loss}")
-        for suspect in report.suspects:
-            print(suspect)
+        print(report)
 
     called(app)
 

@@ -11,6 +11,11 @@ from pathlib import Path
 from robust_agg.distributed import Suspect
 
 
+def in_a_line(step: float | None, loss: float | None) -> str:
+    """A loss of :attr:`Outcome.losses`, as every way to start a script prints it."""
+    return f"step {step}: validation loss {math.nan if loss is None else loss:.4f}"
+
+
 class Outcome:
     """Grows while the training goes on; on rank 0 alone.
 
@@ -33,8 +38,9 @@ class Outcome:
 
     def add(self, step: int, loss: float) -> None:
         """One more loss: printed, and written to the file."""
-        print(f"step {step}: validation loss {loss:.4f}", flush=True)
-        self.losses.append([step, loss if math.isfinite(loss) else None])
+        kept = loss if math.isfinite(loss) else None
+        print(in_a_line(step, kept), flush=True)
+        self.losses.append([step, kept])
         temporary = self._path.with_name(f".{self._path.name}")
         temporary.write_text(json.dumps(self.losses), encoding="utf-8")
         os.replace(temporary, self._path)

@@ -47,7 +47,7 @@ class Setting:
     length: int = 35
     """Words of each piece."""
     words: int = 2000
-    """The size of the vocabulary; less frequent words are <unk>."""
+    """The size of the vocabulary; less frequent words are one unknown word."""
     validation_words: int = 8960
     """Words of the validation text that the loss is taken on."""
     evaluate_every: int = 10

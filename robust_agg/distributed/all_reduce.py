@@ -16,12 +16,12 @@ import torch.distributed as dist
 from torch import Tensor
 
 from robust_agg.aggregator import Aggregator, Explanation
-from robust_agg.distributed.asked import are_on, asked_for, check_usable
+from robust_agg.distributed.asked import are_on, asked_for, check_usable, described
 from robust_agg.distributed.exchanges import Exchange, Trust, exchange, exchange_of
 from robust_agg.distributed.layout import Layout, narrowed, side_by_side
 from robust_agg.distributed.ranks import Ranks
 from robust_agg.distributed.sharded_rule import made_on_all
-from robust_agg.errors import as_integer, shown
+from robust_agg.errors import as_integer
 from robust_agg.online.estimator import ESTIMATE, Estimator
 from robust_agg.types import State
 
@@ -65,8 +65,12 @@ def robust_all_reduce(
         group: the ranks; all of them if None.
         f: declared number of bad ranks, if the rule is to be checked against it.
         seed: of a random rule's draws, with the number of the call.
-        timeout: seconds a collective may take, the wait for the slowest rank included.
-        trust: ``"sharded"`` or ``"replicated"``; see :data:`~robust_agg.distributed.Trust`.
+        timeout: seconds a collective may take, the wait for the slowest rank included. Ranks then
+            ask each other who is missing, so that the error comes 2 s later, and a little more
+            where the process that holds the group's store is stopped.
+        trust: ``"sharded"``: a rank may give any row, but runs the collective as it is written.
+            ``"replicated"``: each rank gathers all rows, compares them with what others received,
+            and aggregates them itself, for n/2 times the bytes and n times the memory.
 
     Raises:
         DisagreementError: ranks give different shapes, dtypes or rules; before data moves.
@@ -101,10 +105,11 @@ class RobustAllReduce:
             that are non-finite are then an error whatever the rule bears; for rules that do not
             look at whole rows this costs what ``distances`` does.
         seed: of random draws, with the number of the step.
-        timeout: seconds a collective may take, the wait for the slowest rank included.
+        timeout: seconds a collective may take; see :func:`robust_all_reduce`.
         trust: see :func:`robust_all_reduce`.
-        groups: of neighbouring ranks, whose plain means are the rows; see
-            :class:`~robust_agg.distributed.exchanges.Grouped`. Every rank is its own if None.
+        groups: how many groups of neighbouring ranks there are, whose plain means are the rows: it
+            divides the number of all ranks, and one bad rank spoils its group's row. Every rank is
+            its own if None.
         distances: whether ``explanation`` has the rows' distances to the result: one more pass over
             the slice and one more small all-reduce.
         name: of this among the group's robust collectives, the same on every rank; two that are
@@ -185,7 +190,7 @@ class RobustAllReduce:
         if not fits:
             raise ValueError(
                 f"{self.ranks.who}: out must be a contiguous tensor of tensor's shape, dtype and "
-                f"device, found {shown(out)}"
+                f"device, found {described(out)}"
             )
         self._settle(layout)
         vectors = layout.flatten(tensors)
@@ -284,7 +289,7 @@ class RobustAllReduce:
 
 def _listed(given: object) -> list[Any]:
     """What is no tensor too: that is for all ranks to learn before it is refused."""
-    if isinstance(given, Tensor) or not isinstance(given, Iterable):
+    if hasattr(given, "shape") or not isinstance(given, Iterable):  # an array of any library
         return [given]
     return list(given)
 

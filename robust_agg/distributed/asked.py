@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 
 from robust_agg.distributed.layout import Layout
-from robust_agg.errors import shown
 
 _DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 
@@ -64,14 +63,21 @@ def check_usable(who: str, tensors: Sequence[object], *, device: torch.device) -
         )
     layout = layout_of(tensors)
     if layout is None:
-        kinds = [
-            f"{t.dtype}, {t.layout} of shape {tuple(t.shape)}"
-            if isinstance(t, Tensor)
-            else shown(t)
-            for t in tensors
-        ]
+        kinds = dict.fromkeys(map(described, tensors))  # a list of a million numbers is one kind
         raise ValueError(
             f"{who}: tensor must be one or more dense tensors of a floating dtype of 16 bits or "
             f"more, with a number in all, found {'; '.join(kinds) or 'none'}"
         )
     return layout
+
+
+def described(value: object) -> str:
+    """What a value is, without its numbers: they may be many, and nobody else's business."""
+    if isinstance(value, Tensor):
+        dense = value.layout == torch.strided
+        strided = "" if not dense or value.is_contiguous() else ", not contiguous"
+        kind = f"{value.dtype}, {value.layout}{strided} of shape {tuple(value.shape)}"
+        return f"{kind} on {value.device}"
+    dtype, shape = (getattr(value, name, None) for name in ("dtype", "shape"))
+    kind = type(value).__name__
+    return kind if shape is None else f"{kind} of {dtype}, of shape {shape}"

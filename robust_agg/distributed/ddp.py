@@ -58,13 +58,15 @@ def robust_hook(
 
     Args:
         rule: an aggregator, or an estimator whose state the hook keeps; the same on every rank.
-        group: the ranks; the model's own process group, all ranks if None.
+        group: the ranks; all of them if None. It must be the ``process_group`` that the DDP model
+            was given, if it was given one: DDP does not tell a hook, which would mix the gradients
+            of models that have nothing to do with each other.
         f: declared number of bad ranks; see :class:`RobustAllReduce`.
         seed: of random draws, with the number of the step.
-        timeout: seconds a collective may take.
-        trust: what ranks are trusted with; see :data:`~robust_agg.distributed.exchanges.Trust`.
-        groups: of neighbouring ranks, whose plain means are the rows; see
-            :class:`~robust_agg.distributed.exchanges.Grouped`. Every rank is its own if None.
+        timeout: seconds a collective may take; see :func:`robust_all_reduce`.
+        trust: what ranks are trusted with; see :func:`robust_all_reduce`.
+        groups: how many groups of neighbouring ranks there are, whose plain means are the rows;
+            see :class:`RobustAllReduce`. Every rank is its own if None.
         distances: whether ``explanation`` has distances.
         scaler: the training's, if it has one: rows are divided by its scale first. A step in which
             too many rows are non-finite then gives Inf, for which the scaler skips it: more than f
@@ -119,7 +121,10 @@ class RobustHook:
 
     @property
     def explanation(self) -> Explanation | None:
-        """Why the last step came out as it did; see :class:`Parts`."""
+        """Why the last step came out as it did; None before it, and where the rule has failed.
+
+        Its output is empty, and of a rule that acts bucket by bucket it has no weights.
+        """
         return self._parts.explanation
 
     def take(self, bucket: GradBucket) -> Future[Tensor]:
@@ -194,11 +199,27 @@ class RobustHook:
                 bucket.future.set_result(bucket.found.result())
 
     def state_dict(self, model: nn.Module) -> dict[str, Any]:
-        """See :meth:`Parts.state_dict`; ``model`` is the one within DDP, or DDP itself."""
+        """Step, rule and the estimator's state, its estimate by the names of the parameters.
+
+        All ranks must call it, for the slices of the estimate are collected; all get the same.
+
+        Args:
+            model: the one within DDP, or DDP itself.
+        """
         return self._parts.state_dict(_parameters(model))
 
     def load_state_dict(self, tree: Mapping[str, Any], model: nn.Module) -> None:
-        """See :meth:`Parts.load_state_dict`; ``model`` is the one within DDP, or DDP itself."""
+        """Continue where :meth:`state_dict` was taken, with any number of ranks; all call it.
+
+        Args:
+            tree: the state.
+            model: the one within DDP, or DDP itself.
+
+        Raises:
+            ValueError: it is of another rule, of the same one with other parameters, or of another
+                model.
+            DisagreementError: on another rank it is of another step, or cannot be loaded.
+        """
         self._parts.load_state_dict(tree, _parameters(model))
 
 

@@ -36,8 +36,12 @@ class RobustFSDP:
 
     A separable rule (see :func:`robust_hook`) takes no memory but the rows of one group. Any other
     keeps the rows of all groups until :meth:`finish`: on each rank as many numbers as the whole,
-    unsharded gradient has. It needs gradients in the dtype they are reduced in, on the device;
-    until :meth:`finish` they are NaN, so that nobody takes them for gradients.
+    unsharded gradient has. It needs gradients in the dtype they are reduced in, on the device: a
+    ``MixedPrecisionPolicy`` with a ``param_dtype`` reduces in that, unless its ``reduce_dtype`` is
+    the parameters' own. Until :meth:`finish` they are NaN, so that nobody takes them for gradients.
+
+    ``set_requires_gradient_sync(False)`` accumulates gradients, into one row of one step. Rows are
+    single ranks', and each holds a slice: there is no ``trust`` and no ``groups``.
 
     The collectives of ``fully_shard`` itself know neither ``timeout`` nor :class:`RankError`: give
     ``init_process_group`` a timeout too. There is no support for a GradScaler: its rows would be
@@ -49,7 +53,7 @@ class RobustFSDP:
         optimizer: the model's, whose steps then begin with :meth:`finish`.
         f: declared number of bad ranks; see :class:`RobustAllReduce`.
         seed: of random draws, with the number of the step.
-        timeout: seconds a collective may take.
+        timeout: seconds a collective may take; see :func:`robust_all_reduce`.
         distances: whether ``explanation`` has distances.
         name: see :class:`RobustAllReduce`.
 
@@ -292,9 +296,12 @@ def _check_aliases(who: str, parameters: Sequence[Tensor], answer: Tensor) -> No
     for parameter in parameters:
         grad = parameter.grad
         if isinstance(grad, DTensor) and grad.to_local().untyped_storage().data_ptr() != memory:
+            found = f"a gradient of {grad.dtype} on {grad.device} that was copied"
+            way_out = "set_requires_gradient_sync(False) accumulates before the reduction"
+            if grad.dtype != answer.dtype:
+                found += f" from {answer.dtype}"
+                way_out = f"MixedPrecisionPolicy(reduce_dtype={grad.dtype}) keeps it as it is"
             raise ValueError(
                 f"{who}: a rule that needs the whole gradient must find it in the dtype it was "
-                f"reduced in, on its device and not added to another, found a gradient of "
-                f"{grad.dtype} on {grad.device} that was copied; set_requires_gradient_sync(False) "
-                "accumulates before the reduction"
+                f"reduced in, on its device and not added to another, found {found}; {way_out}"
             )

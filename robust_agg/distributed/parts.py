@@ -163,9 +163,14 @@ class Parts:
         """Of a separable rule: whether the step counts, and distances where they are wanted."""
         who, name = self._ranks.who, self._sharded.rule.name
         if not isfinite(self._ranks.largest(self._one.reached)):
+            f, n = self._sharded.f, self._sharded.exchange.n
+            declared = "" if f is None else f", of which f={f} may be bad,"
+            # Only what goes on from an estimate makes steps.
+            memory = isinstance(self._sharded.rule, Estimator)
+            steps = ", or its steps are too long" if memory else ""
             raise TooManyRejectedError(
                 f"{who}: the result of {name} must be finite, found a number that is not: too many "
-                f"of the n={self._sharded.exchange.n} rows are not, or its steps are too long"
+                f"of the n={n} rows{declared} are non-finite{steps}"
             )
         nothing = torch.empty(0, dtype=torch.float64, device="cpu")
         squares = [part.squares for part in arrived if part.squares is not None]

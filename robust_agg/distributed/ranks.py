@@ -148,7 +148,10 @@ class Ranks:
         absent = self._roll.absent()
         why = f" within {self.timeout:g} s" if late else ""
         if absent is None:
-            known = "nor does the process that holds the group's store answer"
+            known = (
+                "which rank is missing is not known, for the process that holds the group's store "
+                "does not answer"
+            )
         elif absent:
             known = (
                 f"{', '.join(map(self._roll.describe, absent))} did not answer within {GRACE:g} s"

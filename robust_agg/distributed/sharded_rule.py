@@ -52,7 +52,8 @@ class ShardedRule:
         if not (rule.shardable or isinstance(exchange, Replicated)):
             raise ValueError(
                 f"{who}: rule must be one that each rank can apply to a slice of the "
-                f"coordinates, found {rule.name}, which needs whole rows"
+                f"coordinates, found {rule.name}, which needs whole rows: "
+                "trust='replicated' of RobustAllReduce or robust_hook gives it these"
             )
         self.rule, self.exchange, self.f, self.seed = rule, exchange, f, seed
         # Only distances tell which rows of these are no rows.

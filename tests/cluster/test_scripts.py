@@ -32,6 +32,7 @@ from cluster_samples import (
 from experiments.cluster import checkpoint, ddp, on_ray, text
 from experiments.cluster.command import launched
 from experiments.cluster.model import TransformerLM, cross_entropy, mean_loss
+from experiments.cluster.outcome import Outcome
 from experiments.cluster.setting import Setting
 from experiments.config import ConfigError
 from experiments.data import DATA_VARIABLE
@@ -248,6 +249,39 @@ def test_an_option_that_cannot_be_is_a_line(
         main()
     said = "share must be in (0, 1), found 2.0\n"
     assert (ended.value.code, tuple(capsys.readouterr())) == (2, ("", said))
+
+
+@pytest.mark.parametrize("program", ["experiments.cluster.ddp", "experiments.torchrun"])
+def test_without_torchrun_it_is_a_line(program: str) -> None:
+    told = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+    done = subprocess.run(
+        [sys.executable, "-m", program],
+        env={name: value for name, value in os.environ.items() if name not in told},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (2, "")
+    assert re.fullmatch(r".*, found no RANK: start this with torchrun\n", done.stderr)
+
+
+def test_help_says_what_becomes_of_rare_words(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["script", "--help"])
+    with pytest.raises(SystemExit):
+        launched(ddp.train)
+    words = re.sub(r"[\s│]+", " ", capsys.readouterr().out)
+    assert "less frequent words are one unknown word." in words
+
+
+def test_losses_are_printed_alike(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    outcome = Outcome(tmp_path / "losses.json")
+    for step, loss in enumerate([5.3589168936014175, float("inf")]):
+        outcome.add(step, loss)
+    said = capsys.readouterr().out
+    assert said == "step 0: validation loss 5.3589\nstep 1: validation loss nan\n"
+    assert str(on_ray.Report(outcome.losses, ["rank 1 (…)"], 0)) == f"{said}rank 1 (…)"
 
 
 @pytest.mark.parametrize("bad", [(4,), (-1,), (3, 0, 5)])

@@ -6,6 +6,7 @@ import os
 import signal
 from typing import Any
 
+import numpy as np
 import torch
 import torch.distributed as dist
 from rank_jobs import Rule, own
@@ -176,6 +177,8 @@ def badly_out(rule: Rule, case: str) -> Exception | None:
         "shape": torch.ones(24),
         "dtype": torch.ones(4, 6, dtype=torch.float64),
         "strided": torch.ones(6, 4).T,
+        "an array": np.ones((4, 6)),
+        "a list": [torch.ones(4, 6)],
         "one rank": torch.ones(24) if dist.get_rank() == 1 else torch.ones(4, 6),
     }
     try:

@@ -522,6 +522,11 @@ def badly_sharded(case: str, rule: Rule) -> Exception | None:
                 robust = RobustFSDP(model, rule)
                 loss(model, dist.get_rank(), 0).backward()
                 robust.finish()
+            case "computed in bfloat16":
+                model = sharded_network(mp_policy=MixedPrecisionPolicy(param_dtype=torch.bfloat16))
+                robust = RobustFSDP(model, rule)
+                loss(model, dist.get_rank(), 0).backward()
+                robust.finish()
             case "added":
                 model = sharded_network()
                 robust = RobustFSDP(model, rule)

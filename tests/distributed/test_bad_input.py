@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 import rank_jobs
 import torch
@@ -62,25 +63,46 @@ def test_one_rank_that_asks_for_something_else(ranks: RankGroups, what: str, ran
 
 
 NO_ROWS = {
-    "integers": torch.zeros(3, dtype=torch.int32),
-    "booleans": torch.zeros(3, dtype=torch.bool),
-    "complex": torch.zeros(3, dtype=torch.complex64),
-    "an empty tensor": torch.zeros(0),
-    "no tensor": [],
-    "empty tensors": [torch.zeros(0), torch.zeros(2, 0)],
-    "sparse": torch.eye(3).to_sparse(),
-    "one of several is none": [torch.zeros(3), 1.0],
-    "None": None,
-    "a number": 3.0,
-    "a text": "row",
+    "integers": (
+        torch.zeros(3, dtype=torch.int32),
+        "torch.int32, torch.strided of shape (3,) on cpu",
+    ),
+    "booleans": (
+        torch.zeros(3, dtype=torch.bool),
+        "torch.bool, torch.strided of shape (3,) on cpu",
+    ),
+    "complex": (
+        torch.zeros(1, dtype=torch.complex64),
+        "torch.complex64, torch.strided of shape (1,) on cpu",
+    ),
+    "an empty tensor": (torch.zeros(0), "torch.float32, torch.strided of shape (0,) on cpu"),
+    "no tensor": ([], "none"),
+    "empty tensors": (
+        [torch.zeros(0), torch.zeros(2, 0)],
+        "torch.float32, torch.strided of shape (0,) on cpu; "
+        "torch.float32, torch.strided of shape (2, 0) on cpu",
+    ),
+    "sparse": (torch.eye(3).to_sparse(), "torch.float32, torch.sparse_coo of shape (3, 3) on cpu"),
+    "one of several is none": (
+        [torch.zeros(3), 1.0],
+        "torch.float32, torch.strided of shape (3,) on cpu; float",
+    ),
+    "an array": (np.zeros((2, 900)), "ndarray of float64, of shape (2, 900)"),
+    "numbers": ([0.5] * 1000, "float"),
+    "None": (None, "NoneType"),
+    "a number": (3.0, "float"),
+    "a text": ("row", "str"),
 }
 
 
 @pytest.mark.parametrize("what", NO_ROWS)
 def test_what_is_no_row(ranks: RankGroups, what: str) -> None:
-    found = errors(ranks, [(ra.Mean(), NO_ROWS[what], {})] * N)
+    """It is told by its kind: its numbers may be a million."""
+    given, kind = NO_ROWS[what]
+    found = errors(ranks, [(ra.Mean(), given, {})] * N)
     assert {type(error) for error in found} == {ValueError}
     assert "tensor must be one or more dense tensors" in str(found[0])
+    assert str(found[0]).endswith(f", found {kind}")
 
 
 UNFIT: dict[str, tuple[Any, dict[str, Any], type[Exception], str]] = {

@@ -110,6 +110,28 @@ def test_without_a_scaler_too_many_bad_rows_are_an_error_on_every_rank(
     errors = ranks(3).run(model_jobs.raising, rule, {}, 2)
     assert all(isinstance(error, TooManyRejectedError) for error in errors)
     assert len({str(error) for error in errors}) == 1
+    assert "n=3 rows" in str(errors[0])
+    assert "steps" not in str(errors[0])
+
+
+@pytest.mark.parametrize(
+    ("rule", "options", "said"),
+    [
+        (ra.CoordinateWiseMedian(), {"f": 1}, "n=3 rows, of which f=1 may be bad, are non-finite"),
+        (
+            ra.SignedIncrement(tau=3e38, iterations=4),
+            {},
+            "n=3 rows are non-finite, or its steps are too long",
+        ),
+    ],
+    ids=["a median", "an estimator"],
+)
+def test_it_is_said_what_is_known_of_too_many_bad_rows(
+    ranks: RankGroups, rule: Rule, options: dict[str, Any], said: str
+) -> None:
+    for error in ranks(3).run(model_jobs.raising, rule, options, 3):
+        assert isinstance(error, TooManyRejectedError)
+        assert str(error).endswith(f"found a number that is not: too many of the {said}")
 
 
 @pytest.mark.parametrize(
@@ -213,7 +235,7 @@ def test_a_rule_that_cannot_be_sharded_is_refused(ranks: RankGroups) -> None:
     rule = ra.CenteredClipping(start=torch.zeros(3))
     for error in ranks(3).outcomes(model_jobs.ddp_steps, rule, 1, {}):
         assert isinstance(error, ValueError)
-        assert "which needs whole rows" in str(error)
+        assert "which needs whole rows: trust='replicated'" in str(error)
 
 
 def test_too_few_ranks_for_f_are_refused(ranks: RankGroups) -> None:

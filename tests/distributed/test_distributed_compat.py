@@ -2,13 +2,27 @@
 
 from __future__ import annotations
 
+import pydoc
+import re
 from collections.abc import Iterator
 
 import pytest
 import torch
 import torch.distributed as dist
 
+import robust_agg.distributed
 from robust_agg.distributed import torch_compat
+
+
+def test_help_speaks_of_what_is_exported() -> None:
+    told = pydoc.render_doc(robust_agg.distributed, renderer=pydoc.plaintext)
+    names = set(re.findall(r":(?:class|func|data):`~?([\w.]+)`", told))
+    assert {"RankError", "robust_all_reduce"} <= names
+    assert {name.removeprefix("robust_agg.distributed.") for name in names} <= set(
+        robust_agg.distributed.__all__
+    )
+    methods = set(re.findall(r":meth:`~?([\w.]+)`", told))
+    assert methods <= {"state_dict"}
 
 
 @pytest.fixture

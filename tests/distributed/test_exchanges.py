@@ -168,15 +168,26 @@ def test_a_result_may_go_where_the_row_was(ranks: RankGroups, rule: Any) -> None
         assert torch.equal(found, expected)
 
 
-@pytest.mark.parametrize("case", ["shape", "dtype", "strided", "one rank"])
+@pytest.mark.parametrize(
+    ("case", "found"),
+    [
+        ("shape", "torch.float32, torch.strided of shape (24,) on cpu"),
+        ("dtype", "torch.float64, torch.strided of shape (4, 6) on cpu"),
+        ("strided", "torch.float32, torch.strided, not contiguous of shape (4, 6) on cpu"),
+        ("an array", "ndarray of float64, of shape (4, 6)"),
+        ("a list", "list"),
+        ("one rank", ""),
+    ],
+)
 def test_a_result_that_cannot_go_there_is_an_error_on_every_rank(
-    ranks: RankGroups, case: str
+    ranks: RankGroups, case: str, found: str
 ) -> None:
     for error in ranks(3).run(exchange_jobs.badly_out, ra.Mean(), case):
         if case == "one rank":
             assert isinstance(error, DisagreementError)
         else:
             assert "out must be a contiguous tensor of tensor's shape" in str(error)
+            assert str(error).endswith(f", found {found}")
 
 
 @pytest.mark.parametrize("options", OPTIONS, ids=str)

@@ -56,6 +56,7 @@ def test_the_rank_that_holds_the_store_may_be_the_one(
     for error in survivors(ranks, 0, "exchange", fault):
         assert type(error) is RankError, error
         assert error.ranks in ((), (0,))
+        assert error.ranks or "which rank is missing is not known, for" in str(error)
         assert error.step == 1
 
 

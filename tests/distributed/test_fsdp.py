@@ -36,6 +36,7 @@ def test_an_optimizer_s_step_finishes_the_gradient(ranks: RankGroups, rule: Rule
         ("nothing sharded", "must be sharded by fully_shard over one mesh of one dimension"),
         ("half precision", "must be reduced in float32 or bfloat16"),
         ("copied", "must find it in the dtype it was reduced in"),
+        ("computed in bfloat16", "from torch.bfloat16; MixedPrecisionPolicy(reduce_dtype=torch.f"),
         ("added", "must find it in the dtype it was reduced in"),
         ("twice", "finish must run between two backward passes"),
     ],
