@@ -18,6 +18,9 @@ from experiments.guarantees import (
     shown_knowledge,
 )
 
+WIDTH = 170
+"""Characters that the tables need for no word to be cut."""
+
 
 def tables() -> Iterator[Table]:
     """A table for each kind of object that a specification can name."""

@@ -232,7 +232,8 @@ def list_() -> int:
     """Show all defences, attacks, partitions and models, with their parameters."""
     console = new_console()
     for shown in catalogue.tables():
-        console.print(shown)
+        # A terminal folds a line that is too long; a table that is too narrow loses words.
+        console.print(shown, width=max(console.width, catalogue.WIDTH), crop=False)
     return 0
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from math import isfinite
 from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, ClassVar, Self
@@ -15,6 +16,7 @@ from experiments.search.config import NONE, SearchConfig
 from experiments.search.families import FAMILIES
 from experiments.search.trials import Trials, Tried
 from experiments.studies.canvas import new_figure
+from experiments.studies.paired import difference, interval
 from experiments.studies.study import Claim, Piece, Preset, Row, Study, Table, Tick
 from experiments.sweeps.cells import command
 
@@ -105,10 +107,14 @@ class AttackSearch(Study):
     def tables(self, rows: Sequence[Row]) -> Mapping[str, Table]:
         (without,) = (row["accuracy"] for row in rows if row["part"] == "no attack")
         worst = sorted(_worst_by_family(rows).values(), key=lambda row: float(row["accuracy"]))
+        found = _fresh(rows)
         fresh = [
-            (attack, f"{fmean(found):.1%}", f"{min(found):.1%}", f"{max(found):.1%}")
-            for attack, found in _fresh(rows).items()
+            (attack, *map(_percent, interval(own)), _percent(min(own)), _percent(max(own)))
+            for attack, own in found.items()
         ]
+        if len(found) == 2:
+            gap, error = difference(*found.values())
+            fresh.append(("lost, by seed", _percent(gap), _percent(error), "", ""))
         return {
             "The worst of each family": [
                 ("attack", "validation accuracy", "lost"),
@@ -118,7 +124,7 @@ class AttackSearch(Study):
                 ),
                 (NONE, f"{without:.1%}", ""),
             ],
-            "On fresh seeds": [("attack", "test accuracy", "least", "most"), *fresh],
+            "On fresh seeds": [("attack", "test accuracy", "± (95 %)", "least", "most"), *fresh],
         }
 
     def figures(self, rows: Sequence[Row]) -> Mapping[str, Figure]:
@@ -173,6 +179,10 @@ def _row(part: str, tried: Tried, **more: int) -> Row:
 
 def _part(tick: Tick, place: int, count: int, share: float) -> None:
     tick((place + share) / count)
+
+
+def _percent(share: float) -> str:
+    return f"{share:.1%}" if isfinite(share) else "unknown"
 
 
 def _points(share: float) -> str:

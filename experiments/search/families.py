@@ -67,6 +67,8 @@ def check(names: Sequence[str]) -> None:
                 f", did you mean {close[0]!r}?" if close else f", known are {', '.join(FAMILIES)}"
             )
             raise ConfigError(f"families: unknown family {name!r}{hint}")
+    if len(set(names)) < len(names):
+        raise ConfigError(f"families must be different, found {', '.join(names)}")
     if not names:
         raise ConfigError("families: at least one is required, found none")
 

@@ -49,8 +49,10 @@ class Trials:
             direction="minimize",
             load_if_exists=True,
         )
+        # Of a process that has died: in the middle of a trial, or before it asked for one.
+        while self._study.get_trials(deepcopy=False, states=(TrialState.WAITING,)):
+            self._study.ask()
         for trial in self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-            # Its process has died.
             self._study.tell(trial.number, state=TrialState.FAIL)
 
     def __getitem__(self, place: int) -> Tried | None:

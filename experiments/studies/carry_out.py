@@ -6,7 +6,7 @@ import csv
 import dataclasses
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -125,12 +125,22 @@ def _bind(folder: Path, configuration: dict[str, Any]) -> None:
     kept = _read(path)
     if kept is None:
         raise ConfigError(f"out: {path} must be a configuration, found a damaged file")
-    for name in {**kept, **configuration}:
-        if kept.get(name) != configuration.get(name):
+    before, now = dict(_flat(kept)), dict(_flat(configuration))
+    for name in {**before, **now}:
+        if before.get(name) != now.get(name):
             raise ConfigError(
-                f"out: {folder} holds another study, found {name}={kept.get(name)!r} instead of "
-                f"{configuration.get(name)!r}; choose another folder"
+                f"out: {folder} holds another study, found {name}={before.get(name)!r} instead of "
+                f"{now.get(name)!r}; choose another folder"
             )
+
+
+def _flat(configuration: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Names with dots and values, of tables within tables."""
+    for name, value in configuration.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{name}.")
+        else:
+            yield prefix + name, value
 
 
 def _done(

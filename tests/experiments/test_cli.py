@@ -28,6 +28,8 @@ from run_samples import (
     tiny,
 )
 
+import attacks
+import robust_agg
 from experiments.cli import DEBUG, main
 from experiments.config import RunConfig
 from experiments.run_folder import DONE, SUMMARY, reopen
@@ -417,6 +419,11 @@ def test_list_shows_every_name_with_its_parameters(capsys: pytest.CaptureFixture
         *("LabelFlip(num_classes, mapping=None)", "Dirichlet(alpha", "SmallCNN(channels=(16, 32))"),
     ):
         assert text in shown
+    # No word is cut where the first column, or the last, is long.
+    words = set(shown.split())
+    for summary in ("CAF", "CenteredClipping", "NearestNeighborMixing", "OptimalALIE"):
+        doc = (getattr(robust_agg, summary, None) or getattr(attacks, summary)).__doc__ or ""
+        assert set(doc.partition("\n\n")[0].replace("``", "").split()) <= words
     assert "Chain" not in shown
     assert "FLTrust" not in shown  # it needs a tensor
     assert ":math:" not in shown

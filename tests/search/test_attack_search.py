@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from dataclasses import replace
 from math import log10
 from pathlib import Path
 from statistics import fmean
@@ -73,6 +74,14 @@ def test_an_interrupted_search_goes_on_as_if_it_had_not_been(tmp_path: Path) -> 
     assert found[:16] == expected
 
 
+def test_a_trial_that_was_queued_and_not_asked_for_is_not_the_next_one_s(tmp_path: Path) -> None:
+    """A process that dies between the two leaves it behind."""
+    trials = Trials(tmp_path, FEW, seed=1)
+    trials._study.enqueue_trial({"family": "Mimic"})
+    found = Trials(tmp_path, FEW, seed=1).next(made_up)
+    assert found.attack.startswith("SignFlip")
+
+
 def test_an_attack_is_not_trained_twice(tmp_path: Path) -> None:
     asked: list[str] = []
 
@@ -128,6 +137,8 @@ def test_the_worst_is_tried_again_on_fresh_seeds_and_the_test_set(tmp_path: Path
     tables = study.tables(rows)
     assert tables["The worst of each family"][1][0] == worst["attack"]
     assert tables["On fresh seeds"][2][0] == worst["attack"]
+    lost = fmean(row["accuracy"] * (1 if row["attack"] == NONE else -1) for row in rows[-4:]) * 2
+    assert tables["On fresh seeds"][3][:2] == ("lost, by seed", f"{lost:.1%}")
     assert any(command(CONFIG.run(worst["attack"], 7)) in note for note in study.notes(rows))
 
 
@@ -135,6 +146,8 @@ def test_a_search_is_kept_piece_by_piece(tmp_path: Path) -> None:
     smoke = AttackSearch.preset("smoke").config
     assert searched(smoke, tmp_path)[0] == "no attack"
     assert searched(smoke, tmp_path) == ["figures and page"]
+    with pytest.raises(ConfigError, match=r"another study, found config.trials=3 instead of 4;"):
+        searched(replace(smoke, trials=4), tmp_path)
     (tmp_path / "pieces" / "trial 2.json").unlink()  # died after it was told, before it was kept
     assert searched(smoke, tmp_path) == ["trial 2", "figures and page"]
     assert (tmp_path / "search.png").stat().st_size > 1000
@@ -157,6 +170,7 @@ def test_attackers_differ_from_seed_to_seed() -> None:
         ({"trials": 0}, "trials must be >= 1, found 0"),
         ({"byzantine": 0}, "byzantine must be >= 1, found 0"),
         ({"families": ()}, "families: at least one is required"),
+        ({"families": ("Zero", "Zero")}, "families must be different, found Zero, Zero"),
         ({"families": ("SignFlp",)}, "unknown family 'SignFlp', did you mean 'SignFlip'"),
         ({"defence": "TrimedMean"}, "defence: unknown name 'TrimedMean', did you mean"),
         ({"f": 10}, "2f \\+ 1 <= 20"),
