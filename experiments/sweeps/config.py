@@ -134,6 +134,7 @@ class SweepConfig:
                     )
                 for value in values:
                     _check_value(section, name, value)
+                _check_different(f"{section}.{name}", name, values)
 
     def _check_names(self) -> None:
         given = [*self.base, *self.grid, *self.tune]
@@ -191,6 +192,22 @@ def _check_value(section: str, name: str, value: Value) -> None:
     if name in _PARSED and isinstance(value, str):
         with _about(f"{section}.{name}"):
             _PARSED[name](value)
+
+
+def _check_different(where: str, name: str, values: tuple[Value, ...]) -> None:
+    """Refuse two texts for one thing: it would be trained twice, and compared with itself."""
+    if name not in _PARSED:
+        return
+    known: list[tuple[Value, object]] = []
+    for value in values:
+        made = _PARSED[name](str(value))
+        for text, other in known:
+            if type(made) is type(other) and made == other:
+                raise ConfigError(
+                    f"{where} must be a list of different values, found {text!r} and {value!r}, "
+                    "which are the same"
+                )
+        known.append((value, made))
 
 
 def _check_share(name: str, value: object) -> None:

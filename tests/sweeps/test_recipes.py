@@ -1,4 +1,4 @@
-"""The sweeps that come with the project: they can be read, and their smallest forms run."""
+"""The sweeps that come with the project: every cell is a run, and the smallest form runs."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from pyarrow import parquet
 
 from experiments import cli
 from experiments.studies.study import Preset
+from experiments.sweeps.cells import run_config
 from experiments.sweeps.plan import wanted
 from experiments.sweeps.reading import read
 from experiments.sweeps.recipes import NAMES, located
@@ -22,6 +23,9 @@ def test_every_preset_is_a_grid_that_can_be_run(name: str, preset: Preset) -> No
     sweep = read(located(name), preset)
     points = wanted(sweep, lambda point: None)
     assert len(points) == prod(len(values) for values in sweep.grid.values())
+    if preset != "full":
+        for point in points:
+            run_config(point.given)
 
 
 @pytest.mark.parametrize("name", ["byzfl", "bucketing"])

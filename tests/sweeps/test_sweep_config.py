@@ -203,6 +203,8 @@ WRONG = {
     f"{MINIMAL}[grid]\nlr = 1": "grid.lr must be a list, found 1",
     f"{MINIMAL}[grid]\nlr = []": "grid.lr must be a list of different values, found []",
     f"{MINIMAL}[grid]\nlr = [1, 1.0]": "grid.lr must be a list of different values",
+    f"{MINIMAL}[grid]\nattack = ['Mimic', 'Mimic(warmup=20)']": "grid.attack must be a list of "
+    "different values, found 'Mimic' and 'Mimic(warmup=20)', which are the same",
     f"target = 2\n{MINIMAL}": "target must be a number in (0, 1], found 2",
     f"target = 'x'\n{MINIMAL}": "target must be a number in (0, 1], found 'x'",
     f"notes = 'x'\n{MINIMAL}": "notes must be a list, found 'x'",
