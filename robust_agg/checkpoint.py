@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
+from safetensors import SafetensorError
+from safetensors.torch import load, save
 from torch import Tensor
 
 _HEADER = "robust_agg"
@@ -66,19 +66,26 @@ def load_checkpoint(path: str | os.PathLike[str]) -> Any:
         CheckpointError: the file is missing, cut short, or not one of ours.
     """
     try:
-        with safe_open(path, framework="pt", device="cpu") as file:
-            header = (file.metadata() or {}).get(_HEADER)
-            if header is None:
-                raise CheckpointError(f"{path}: a checkpoint of robust-agg is required, found none")
-            names = file.keys()
-            # Copies: the file's own pages would kill the process if someone truncated the file.
-            tensors = {name: file.get_tensor(name).clone() for name in names}
+        # All at once: `safe_open` opens the file by its name again for the tensors, which may be
+        # another one's by then; and its pages would kill the process if someone truncated the file.
+        content = Path(path).read_bytes()
+        tensors = load(content)
     except (SafetensorError, OSError) as error:
         raise CheckpointError(f"{path}: not a readable checkpoint: {error}") from error
+    header = _metadata(content).get(_HEADER)
+    if header is None:
+        raise CheckpointError(f"{path}: a checkpoint of robust-agg is required, found none")
     try:
         return _dress(json.loads(header), tensors)
     except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise CheckpointError(f"{path}: not a readable checkpoint: its outline is wrong") from error
+
+
+def _metadata(content: bytes) -> dict[str, str]:
+    """The texts that a safetensors file, which is whole, has beside its tensors."""
+    length = int.from_bytes(content[:8], "little")
+    found: dict[str, str] = json.loads(content[8 : 8 + length]).get("__metadata__", {})
+    return found
 
 
 def _strip(tree: Any, name: str, tensors: dict[str, Tensor]) -> Any:
