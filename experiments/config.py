@@ -28,6 +28,14 @@ class ConfigError(ValueError):
     """A run that cannot be; one line with the parameter, the constraint and the value found."""
 
 
+class UnfitDefenceError(ConfigError):
+    """There is no such defence, or it is not declared for so many Byzantine rows among so many."""
+
+
+class UnfitAttackError(ConfigError):
+    """No round of the run is one in which the attack can be made."""
+
+
 def check_device(name: str, *, here: bool = True) -> None:
     """Raise :class:`ConfigError` for what is no device, or, if ``here``, not there."""
     form = re.fullmatch(r"auto|cpu|cuda(?::(\d{1,4}))?", name)
@@ -126,6 +134,10 @@ class RunConfig:
             raise ConfigError(f"num_gpus must be a number >= 0, found {self.num_gpus}")
         if not 0 <= self.weight_decay < math.inf:
             raise ConfigError(f"weight_decay must be a number >= 0, found {self.weight_decay}")
+        if self.f < 0 or self.rows < 2 * self.f + 1:
+            raise UnfitDefenceError(
+                f"f must be >= 0 with 2f + 1 <= {self.rows} rows a round, found {self.f}"
+            )
         if not 0 <= self.byzantine < self.workers:
             raise ConfigError(
                 f"byzantine must be >= 0 and below workers={self.workers}, found {self.byzantine}"
@@ -136,10 +148,6 @@ class RunConfig:
                 raise ConfigError(
                     f"{name} must be at most the number of {of}, {most}, found {value}"
                 )
-        if self.f < 0 or self.rows < 2 * self.f + 1:
-            raise ConfigError(
-                f"f must be >= 0 with 2f + 1 <= {self.rows} rows a round, found {self.f}"
-            )
         self._check_devices()
         self._check_specs()
 
@@ -153,10 +161,10 @@ class RunConfig:
         """Build everything once, so that a misspelt name fails before a folder is made."""
         if not self.defences:
             raise ConfigError("aggregator, estimator: at least one defence is required, found none")
-        with _about("aggregator"):
+        with _about("aggregator", UnfitDefenceError):
             for text in _given(self.aggregator):
                 check_declared(self.defence(text), f=self.f, n=self.rows, who=text)
-        with _about("estimator"):
+        with _about("estimator", UnfitDefenceError):
             for text in _given(self.estimator):
                 rule = self.defence(text)
                 if not isinstance(rule, Estimator):
@@ -196,7 +204,7 @@ class RunConfig:
         try:
             check_some_round(attack, workers=self.workers, byzantine=self.byzantine, rows=self.rows)
         except UnfitRoundError as error:
-            raise ConfigError(f"attack: {error}") from error
+            raise UnfitAttackError(f"attack: {error}") from error
         except Exception as error:  # of a user's own code, anything
             raise ConfigError(f"attack: {type(error).__name__}: {error}") from error
 
@@ -268,9 +276,9 @@ def _given(texts: Sequence[str]) -> tuple[str, ...]:
 
 
 @contextmanager
-def _about(parameter: str) -> Iterator[None]:
+def _about(parameter: str, kind: type[ConfigError] = ConfigError) -> Iterator[None]:
     """Put the parameter's name before what is wrong with it."""
     try:
         yield
     except ValueError as error:
-        raise ConfigError(f"{parameter}: {error}") from error
+        raise kind(f"{parameter}: {error}") from error

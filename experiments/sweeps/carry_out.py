@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from contextlib import closing
 from dataclasses import dataclass, replace
+from math import inf
 from pathlib import Path
 from typing import Protocol
 
@@ -85,7 +86,7 @@ class Result:
 
     Attributes:
         rows: all cells.
-        leaderboard: of the chosen settings, by test accuracy.
+        leaderboard: of the chosen settings, by test accuracy; empty where breakdowns are searched.
         searches: for breakdowns.
     """
 
@@ -129,12 +130,16 @@ def _check_any(sweep: SweepConfig) -> None:
     """Refuse a sweep of which there is no cell, or no data, before a folder is made."""
     known = Cells()
 
-    def accuracy(point: Point) -> float | None:
-        return 0.0 if known.of(point).config is None else None
-
-    cells = [known.of(point) for point in wanted(sweep, accuracy)]
+    cells = [known.of(point) for point in wanted(sweep, lambda point: _refused(known.of(point)))]
     if all(cell.config is None for cell in cells):
         raise ConfigError(f"every cell is refused, the first one by {cells[0].refusal}")
+
+
+def _refused(cell: Cell) -> float | None:
+    """What a search knows of a cell of which there is no run."""
+    if cell.refuser == "defence":
+        return 0.0
+    return inf if cell.refuser == "attack" else None
 
 
 class _Work:
@@ -159,7 +164,8 @@ class _Work:
         finally:
             self._entries = self._store.entries()
             self._export()
-        chosen = self._chosen()
+        # Of a search it would be a mean over different f.
+        chosen = self._chosen() if self._sweep.breakdown is None else []
         return Result(
             self._rows(), selection.leaderboard(chosen, self._test_accuracy), self._searches()
         )
@@ -237,11 +243,11 @@ class _Work:
         return [cell for cell in self._wanted() if self._entries[cell.id].state == "pending"]
 
     def _finished(self, point: Point) -> float | None:
-        """The validation accuracy; 0 of a failed cell, None of one that is not finished."""
+        """The validation accuracy, as a search asks for it."""
         cell = self._cells.of(point)
+        if cell.config is None:
+            return _refused(cell)
         entry = self._entries.get(cell.id)
-        if cell.config is None or (entry is not None and entry.state == "failed"):
-            return 0.0
         return None if entry is None or entry.outcome is None else entry.outcome.accuracy
 
     def _validation_accuracy(self, point: Point) -> float | None:
@@ -249,19 +255,21 @@ class _Work:
         return None if outcome is None else outcome.accuracy
 
     def _test_accuracy(self, point: Point) -> float | None:
-        return self._entries[self._cells.of(point).id].test_accuracy
+        cell = self._cells.of(point)
+        return 0.0 if cell.refuser == "defence" else self._entries[cell.id].test_accuracy
 
     def _all_points(self) -> list[Point]:
         return wanted(self._sweep, self._finished)
 
     def _chosen(self) -> list[selection.Setting]:
-        return selection.chosen(self._all_points(), self._validation_accuracy)
+        points = [p for p in self._all_points() if self._cells.of(p).refuser != "attack"]
+        return selection.chosen(points, self._validation_accuracy)
 
     def _searches(self) -> list[Search]:
         return [] if self._sweep.breakdown is None else searched(self._sweep, self._finished)
 
     def _rows(self) -> list[Row]:
-        finished = all(self._finished(point) is not None for point in self._all_points())
+        finished = all(self._entries[c.id].state in ("done", "failed") for c in self._wanted())
         chosen = {
             self._cells.of(point).id
             for setting in (self._chosen() if finished else ())

@@ -9,9 +9,10 @@ import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from functools import cached_property
+from typing import Literal, TypeAlias
 
 from experiments import specs
-from experiments.config import ConfigError, RunConfig
+from experiments.config import RunConfig, UnfitAttackError, UnfitDefenceError
 from experiments.data import loaded
 from experiments.sweeps.config import NONE, Value, Values
 from robust_agg import Estimator
@@ -68,6 +69,11 @@ def label(pairs: tuple[tuple[str, Value], ...]) -> str:
     return ", ".join(f"{name}={value}" for name, value in pairs)
 
 
+Refuser: TypeAlias = Literal["defence", "attack", "run"]
+"""Whose refusal a cell without a run is. A defence that is not for so many Byzantine workers has
+fallen; an attack that cannot be made harms nobody; of anything else nothing is known."""
+
+
 @dataclass(frozen=True)
 class Cell:
     """One training.
@@ -77,12 +83,14 @@ class Cell:
         point: whose values it has.
         config: what is trained; None where there is no such run.
         refusal: why there is none.
+        refuser: by whom.
     """
 
     id: str
     point: Point
     config: RunConfig | None
     refusal: str | None = None
+    refuser: Refuser | None = None
 
     @property
     def rounds(self) -> int:
@@ -112,7 +120,7 @@ class Cells:
         except ValueError as error:
             # It has no configuration to be known by; its values are as good.
             text = json.dumps(["refused", *point.values])
-            return Cell(_id(text, data), point, None, f"ConfigError: {error}")
+            return Cell(_id(text, data), point, None, f"ConfigError: {error}", _refuser(error))
         return Cell(_id(config.sha256, data), point, config)
 
 
@@ -134,9 +142,15 @@ def run_config(values: Values) -> RunConfig:
     try:
         online = isinstance(specs.parse_defence(text, f=f), Estimator)
     except ValueError as error:
-        raise ConfigError(f"defence: {error}") from error
+        raise UnfitDefenceError(f"defence: {error}") from error
     defences = {"aggregator": () if online else (text,), "estimator": (text,) if online else ()}
     return RunConfig(**{**given, **defences})  # type: ignore[arg-type]  # checked by RunConfig
+
+
+def _refuser(error: ValueError) -> Refuser:
+    if isinstance(error, UnfitDefenceError):
+        return "defence"
+    return "attack" if isinstance(error, UnfitAttackError) else "run"
 
 
 def command(config: RunConfig) -> str:

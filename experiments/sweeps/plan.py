@@ -12,7 +12,9 @@ from experiments.sweeps.cells import Point
 from experiments.sweeps.config import SweepConfig, Value
 
 Accuracy: TypeAlias = Callable[[Point], float | None]
-"""The final validation accuracy of a point; 0 where its cell has failed, None before it is done."""
+"""The final validation accuracy of a point; 0 where its defence is not for so many Byzantine
+workers, infinite where its attack cannot be made. None where it is not known: before its cell is
+done, or for good where that has failed."""
 Pairs: TypeAlias = tuple[tuple[str, Value], ...]
 
 
@@ -35,7 +37,7 @@ class Search:
     Attributes:
         first: a point of it, without f.
         points: what it has asked for, in order.
-        finished: whether it needs no more.
+        finished: whether it needs no more; it waits for ever where a cell has failed.
         found: the smallest f that is too many; None if there is none, or it is not yet known.
     """
 

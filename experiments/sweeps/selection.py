@@ -13,7 +13,8 @@ from experiments.sweeps.cells import Point
 from experiments.sweeps.plan import Pairs
 
 Measured: TypeAlias = Callable[[Point], float | None]
-"""An accuracy of a point; None where its cell has failed."""
+"""An accuracy of a point; 0 where its defence is not for so many Byzantine workers, None where its
+cell has failed."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,7 @@ def chosen(points: Sequence[Point], accuracy: Measured) -> list[Setting]:
     where nothing is tuned every group has the one setting, failed cells or not.
 
     Args:
-        points: of the sweep, all finished.
+        points: of the sweep, all finished, without those whose attack cannot be made.
         accuracy: the final one on validation data.
     """
     best: dict[Pairs, tuple[float, Setting]] = {}
@@ -71,24 +72,28 @@ class Standing:
 
     Attributes:
         setting: that was chosen.
-        attack: under which it is worst on test data.
-        mean: its test accuracy under that attack, over the seeds.
+        attack: under which it is worst on test data; empty where cells have failed.
+        mean: its test accuracy under that attack, over the seeds; None where cells have failed, any
+            of which may be the worst case.
         half: half the length of the mean's 95 % confidence interval; infinite for one seed.
         failed: how many of its cells have failed, under any attack.
     """
 
     setting: Setting
     attack: str
-    mean: float
+    mean: float | None
     half: float
     failed: int
 
 
 def leaderboard(settings: Iterable[Setting], test_accuracy: Measured) -> list[Standing]:
-    """The chosen settings, the best worst case first."""
+    """The chosen settings, the best worst case first, and at the end those with failed cells."""
     lines = []
     for setting in settings:
-        attack, values = worst(setting, test_accuracy)
         failed = sum(test_accuracy(point) is None for point in setting.points)
-        lines.append(Standing(setting, attack, *interval(values), failed))
-    return sorted(lines, key=lambda line: -line.mean)
+        if failed:
+            lines.append(Standing(setting, "", None, inf, failed))
+        else:
+            attack, values = worst(setting, test_accuracy)
+            lines.append(Standing(setting, attack, *interval(values), 0))
+    return sorted(lines, key=lambda line: inf if line.mean is None else -line.mean)

@@ -112,7 +112,8 @@ def show(sweep: SweepConfig, result: Result, folder: Path, console: Console) -> 
     """Leaderboard or breakdowns, failed cells, and where the numbers are."""
     if sweep.breakdown is None:
         console.print(board(sweep, result.leaderboard))
-        without = len({row.cell.point.group for row in result.rows}) - len(result.leaderboard)
+        tried = (row.cell for row in result.rows if row.cell.refuser != "attack")
+        without = len({cell.point.group for cell in tried}) - len(result.leaderboard)
         if without:
             console.print(
                 f"{without} groups of cells are not in the table: every setting that was tuned "
@@ -164,6 +165,8 @@ def board(sweep: SweepConfig, lines: Sequence[Standing]) -> Table:
 
 def accuracy(line: Standing) -> str:
     """``"87.1 ± 1.3 %"``; of one seed there is no interval."""
+    if line.mean is None:
+        return "not ranked"
     half = f" ± {100 * line.half:.1f}" if isfinite(line.half) else ""
     return f"{100 * line.mean:.1f}{half} %"
 
@@ -176,7 +179,8 @@ def breakdowns(sweep: SweepConfig, searches: Sequence[Search]) -> Table:
     shown = Table(
         title=sweep.title,
         caption=f"the smallest f at which the mean validation accuracy is below "
-        f"{sweep.breakdown.accuracy:.0%}; > {most}: at none up to {most}",
+        f"{sweep.breakdown.accuracy:.0%}; > {most}: at none up to {most}"
+        + ("" if all(search.finished for search in searches) else "; ?: a cell has failed"),
         caption_justify="left",
     )
     names = sweep.varied or ("defence",)
@@ -188,6 +192,7 @@ def breakdowns(sweep: SweepConfig, searches: Sequence[Search]) -> Table:
     for search in searches:
         key = tuple(str(search.first.given[name]) for name in names)
         found = f"> {most}" if search.found is None else str(search.found)
+        found = found if search.finished else "?"
         lines.setdefault(key, {})[search.first.attack] = found
     for key, found_by in lines.items():
         shown.add_row(*key, *(found_by.get(attack, "") for attack in attacks))

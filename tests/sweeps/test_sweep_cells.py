@@ -128,6 +128,29 @@ def test_what_cannot_be_trained_is_a_cell_with_a_reason() -> None:
 
 
 @pytest.mark.parametrize(
+    ("changes", "refuser"),
+    [
+        ({"defence": "Krum", "f": 3}, "defence"),
+        ({"workers": 7, "f": 4}, "defence"),
+        ({"workers": 7, "f": 20}, "defence"),  # more than there are, too
+        ({"defence": "Krum", "f": 3, "attack": "ALittleIsEnough", "byzantine": 1}, "defence"),
+        ({"f": 1, "attack": "ALittleIsEnough"}, "attack"),
+        ({"rounds": -1}, "run"),
+        ({"codec": "ErrorFeedback", "attack": "Crash"}, "run"),
+        ({}, None),
+    ],
+    ids=str,
+)
+def test_a_refusal_is_the_defences_or_the_attacks(
+    changes: dict[str, Any], refuser: str | None
+) -> None:
+    values = {**VALUES, **changes}
+    if "workers" in changes:
+        del values["honest"]
+    assert Cells().of(point(values)).refuser == refuser
+
+
+@pytest.mark.parametrize(
     "changes",
     [
         {},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import product
+from math import inf
 
 import pytest
 from hypothesis import given
@@ -112,6 +113,14 @@ def test_a_search_asks_for_all_seeds_of_one_f_at_a_time() -> None:
         ("Krum", "none"): None,
         ("Krum", "SignFlip"): 4,
     }
+
+
+def test_an_attack_that_cannot_be_made_is_no_fall() -> None:
+    sweep = SweepConfig(base={"defence": "Mean"}, breakdown=Breakdown(accuracy=0.5, most=7))
+    (search,) = searched(sweep, lambda point: inf if int(point.given["f"] or 0) < 3 else 0.1)
+    assert (search.found, search.finished) == (3, True)
+    (search,) = searched(sweep, lambda point: inf)
+    assert (search.found, search.finished) == (None, True)
 
 
 @pytest.mark.parametrize("seeds_known", [0, 1])

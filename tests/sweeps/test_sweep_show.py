@@ -88,11 +88,12 @@ def test_the_leaderboard_shows_settings_worst_attacks_and_intervals() -> None:
             sweep,
             [
                 Standing(setting("Krum"), "SignFlip", 0.871, 0.0132, 0),
-                Standing(setting("Mean"), "none", 0.5, inf, 1),
+                Standing(setting("Mean"), "none", 0.5, inf, 0),
+                Standing(setting("Median"), "", None, inf, 1),
             ],
         )
     )
-    first, second = (line for line in table.splitlines() if "lr=0.1" in line)
+    first, second, third = (line for line in table.splitlines() if "lr=0.1" in line)
     assert [cell.strip() for cell in first.split("│")[1:-1]] == [
         "Krum",
         "lr=0.1",
@@ -105,8 +106,9 @@ def test_the_leaderboard_shows_settings_worst_attacks_and_intervals() -> None:
         "lr=0.1",
         "none",
         "50.0 %",
-        "1",
+        "0",
     ]
+    assert [cell.strip() for cell in third.split("│")[1:-1]][2:] == ["", "not ranked", "1"]
 
 
 def test_breakdowns_are_shown_by_attack() -> None:
@@ -120,9 +122,10 @@ def test_breakdowns_are_shown_by_attack() -> None:
         Search(point(defence=defence, attack=attack), (), True, f)
         for (defence, attack), f in found.items()
     ]
+    searches.append(Search(point(defence="Krum", attack="none"), (), False, None))
     lines = [line.split() for line in printed(show.breakdowns(sweep, searches)).splitlines()]
     assert ["│", "Mean", "│", ">", "4", "│", "1", "│"] in lines
-    assert ["│", "Krum", "│", "│", "3", "│"] in lines
+    assert ["│", "Krum", "│", "?", "│", "3", "│"] in lines
 
 
 def test_the_command_says_what_it_found_and_by_its_exit_code_that_cells_failed(

@@ -206,9 +206,9 @@ def test_a_crash_a_hang_and_an_error_cost_one_cell_each(
             assert {n: row[n] for n in alone[row["cell"]]} == alone[row["cell"]]
     # Nothing of Ray's own is shown to the user.
     assert capfd.readouterr() == ("", "")
-    # A failed cell counts as nothing in the worst case, and is said to have failed.
+    # What a failed cell would have been is not known.
     (line,) = result.leaderboard
-    assert (line.mean, line.failed) == (0.0, 3)
+    assert (line.mean, line.failed) == (None, 3)
 
 
 def test_failed_cells_are_tried_again_when_asked_from_their_checkpoints(tmp_path: Path) -> None:
@@ -286,6 +286,53 @@ def test_an_f_that_a_rule_cannot_bear_is_one_that_breaks_it(tmp_path: Path) -> N
     # n = 7 >= 2f + 3.
     states = {row["config.f"]: row["state"] for row in rows(tmp_path)}
     assert states == {4: "failed", 2: "done", 3: "failed"}
+
+
+def test_an_attack_that_cannot_be_made_brings_no_rule_down(tmp_path: Path) -> None:
+    """ALittleIsEnough has no z for f = 1 and 2 of an even n, 1 of an odd one."""
+    base = {name: value for name, value in BASE.items() if name not in ("f", "honest")}
+    base |= {"defence": "CoordinateWiseMedian", "workers": 8, "attack": "ALittleIsEnough"}
+    sweep = small(base=base, grid={}, breakdown=Breakdown(accuracy=1e-6, most=3))
+    result = carried_out(sweep, tmp_path)
+    (row,) = rows(tmp_path, BREAKDOWN)
+    assert (row["breakdown_f"], row["finished"]) == (None, True)
+    assert {r["config.f"]: r["state"] for r in rows(tmp_path)} == {2: "failed", 3: "done"}
+    # A mean over f is none of a setting.
+    assert result.leaderboard == []
+
+
+def test_an_attack_that_cannot_be_made_is_left_out_of_the_choice(tmp_path: Path) -> None:
+    attacks = ("SignFlip", "ALittleIsEnough")
+    sweep = small(
+        base={**BASE, "f": 1, "defence": "Mean"},
+        grid={"attack": attacks, "seed": (0,)},
+        tune={"lr": (1e-9, 1.0)},
+    )
+    (line,) = carried_out(sweep, tmp_path).leaderboard
+    assert (line.setting.tuned, line.attack, line.failed) == ((("lr", 1.0),), "SignFlip", 0)
+    found = {(r["attack"], r["tuned"]): (r["state"], r["chosen"]) for r in rows(tmp_path)}
+    assert found == {
+        ("SignFlip", "lr=1e-09"): ("done", False),
+        ("SignFlip", "lr=1.0"): ("done", True),
+        ("ALittleIsEnough", "lr=1e-09"): ("failed", False),
+        ("ALittleIsEnough", "lr=1.0"): ("failed", False),
+    }
+
+
+def test_a_search_on_whose_way_a_cell_has_failed_is_not_finished(tmp_path: Path) -> None:
+    (tmp_path / "bad.py").write_text(BAD)
+    (flag := tmp_path / "flag").touch()
+    attack = f"{tmp_path / 'bad.py'}:Bad(what='raises', flag='{flag}')"
+    base = {name: value for name, value in BASE.items() if name != "f"}
+    base |= {"defence": "Mean", "attack": attack}
+    sweep = small(base=base, grid={}, breakdown=Breakdown(accuracy=0.1, most=1))
+    carried_out(sweep, tmp_path / "out")
+    (row,) = rows(tmp_path / "out", BREAKDOWN)
+    assert (row["breakdown_f"], row["finished"]) == (None, False)
+    flag.unlink()
+    carried_out(sweep, tmp_path / "out", retry=True)
+    (row,) = rows(tmp_path / "out", BREAKDOWN)
+    assert (row["breakdown_f"], row["finished"]) == (None, True)
 
 
 # --- kills ----------------------------------------------------------------------------------------
