@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import shlex
+import sqlite3
 import sys
 import traceback
 from pathlib import Path
@@ -283,7 +284,7 @@ def main(arguments: list[str] | None = None) -> NoReturn:
         code = app(arguments, exit_on_error=False, print_error=False)
     except KeyboardInterrupt:
         code = 130
-    except (CycloptsError, ValueError, HostError, ImportError, OSError) as error:
+    except (CycloptsError, ValueError, HostError, ImportError, OSError, sqlite3.Error) as error:
         if os.environ.get(DEBUG):
             traceback.print_exc()
         print(f"robust-agg: error: {_one_line(error)}", file=sys.stderr)

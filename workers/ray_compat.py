@@ -89,7 +89,8 @@ def connect(*, cpus: float, address: str | None = None, **options: Any) -> None:
 def _callers_sigterm() -> Iterator[None]:
     """Keep a caller's handler, who wants to end in order; Ray would put its own in its place.
 
-    Only Python's handler: until Ray has started, its native code may end the process at once.
+    Ray's native one too: it writes a trace, and has the process abort three seconds later. Until
+    Ray has started it is in force.
     """
     import ray._private.utils as utils
 
@@ -103,6 +104,8 @@ def _callers_sigterm() -> Iterator[None]:
         yield
     finally:
         utils.set_sigterm_handler = install
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, handler)
 
 
 def disconnect() -> None:

@@ -18,7 +18,7 @@ from experiments.sweeps.cells import Cell, Cells, Point
 from experiments.sweeps.config import SweepConfig
 from experiments.sweeps.export import Row, export
 from experiments.sweeps.plan import Search, searched, wanted
-from experiments.sweeps.pool import Finished, Pool
+from experiments.sweeps.pool import Finished, LostRayError, Pool
 from experiments.sweeps.store import Entry, Store
 from experiments.sweeps.work import tested
 
@@ -110,6 +110,7 @@ def carry_out(sweep: SweepConfig, folder: Path, means: Means, watcher: Watcher) 
             their checkpoints.
         ConfigError: the folder is another's, cannot be written, or another process is in it.
         DataError: the data is not there.
+        HostError: Ray has failed; cells in progress go on from their checkpoints.
         ImportError: there is no Ray.
     """
     _check_any(sweep)
@@ -177,15 +178,20 @@ class _Work:
             try:
                 self._train_in(pool, stop)
             finally:
-                for cell in pool.running:
-                    self._store.put_back(cell)
+                for cell, entry in self._store.entries().items():
+                    if entry.state == "running":
+                        self._store.put_back(cell)
 
     def _train_in(self, pool: Pool, stop: Stop) -> None:
         todo = self._pending()
         while todo or pool.running:
             while todo and pool.free:
                 self._begin(pool, todo.pop(0))
-            for finished in pool.wait(_LOOK):
+            for finished in self._waited(pool, stop):
+                if stop.signal and finished.outcome is None:
+                    # The signal may have been for its process too.
+                    self._store.put_back(finished.cell)
+                    continue
                 self._end(finished)
                 self._plan()
                 todo = self._pending()
@@ -194,6 +200,16 @@ class _Work:
                 raise InterruptedRun(stop.signal)
             if time.monotonic() - self._exported > _EXPORT:
                 self._export()
+
+    @staticmethod
+    def _waited(pool: Pool, stop: Stop) -> list[Finished]:
+        try:
+            return pool.wait(_LOOK)
+        except LostRayError:
+            # The signal may have been for all of Ray.
+            if stop.signal:
+                raise InterruptedRun(stop.signal) from None
+            raise
 
     def _end(self, finished: Finished) -> None:
         if finished.outcome is not None:

@@ -15,6 +15,7 @@ from experiments.simulation import LEDGER
 from experiments.sweeps.outcome import Outcome
 from experiments.sweeps.work import STARTED, train
 from workers import ray_compat
+from workers.transport import HostError
 
 _PATIENCE = 10.0
 # Seconds for a process to end that was told to.
@@ -27,6 +28,10 @@ class Finished:
     cell: str
     outcome: Outcome | None
     reason: str | None = None
+
+
+class LostRayError(HostError):
+    """Ray itself has failed, a node of it say: that is no cell's fault."""
 
 
 class Pool:
@@ -51,6 +56,8 @@ class Pool:
         self._quiet.enter_context(ray_compat.hushed())
         self._jobs, self._stall = jobs, stall
         self._remote = self._ray.remote(_attempt)
+        errors = self._ray.exceptions
+        self._own_faults = (errors.WorkerCrashedError, errors.OutOfMemoryError, errors.RayTaskError)
         self._running: dict[Any, Watch] = {}
 
     @property
@@ -76,7 +83,20 @@ class Pool:
         self._running[task.remote(str(folder), config)] = Watch(cell, folder)
 
     def wait(self, timeout: float) -> list[Finished]:
-        """The cells that have come to an end by now; waits for one for ``timeout`` seconds."""
+        """The cells that have come to an end by now; waits for one for ``timeout`` seconds.
+
+        Raises:
+            LostRayError: Ray has failed.
+        """
+        try:
+            return self._wait(timeout)
+        except self._ray.exceptions.RayError as error:
+            reason, _ = ray_compat.reason(error)
+            raise LostRayError(
+                f"Ray has failed; the same command goes on with the sweep: {reason}"
+            ) from error
+
+    def _wait(self, timeout: float) -> list[Finished]:
         done, _ = self._ray.wait(list(self._running), num_returns=len(self._running), timeout=0)
         if not done:
             done, _ = self._ray.wait(list(self._running), num_returns=1, timeout=timeout)
@@ -99,12 +119,12 @@ class Pool:
             self._quiet.close()
 
     def _fetched(self, ref: Any) -> Finished:
-        cell = self._running.pop(ref).cell
+        cell = self._running[ref].cell
         try:
             outcome, reason = self._ray.get(ref)
-        except self._ray.exceptions.RayError as error:
-            reason, _ = ray_compat.reason(error)
-            return Finished(cell, None, f"its process died: {reason}")
+        except self._own_faults as error:
+            outcome, reason = None, f"its process died: {ray_compat.reason(error)[0]}"
+        del self._running[ref]
         return Finished(cell, outcome, reason)
 
     def _kill(self, ref: Any, *, wait: bool = True) -> None:

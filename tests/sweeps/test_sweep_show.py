@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import sqlite3
+from contextlib import closing
 from math import inf
 from pathlib import Path
 
@@ -149,6 +151,13 @@ def test_the_command_says_what_it_found_and_by_its_exit_code_that_cells_failed(
         assert "defence=Krum, f=2" in failed
         assert "n >= 2f + 3 is required" in failed
         assert "worst attack" in said.out
+    # A database that cannot be read, or written to, is one line.
+    with closing(sqlite3.connect("runs/sweep/few-default/sweep.sqlite")) as connection:
+        connection.execute("ALTER TABLE cells RENAME COLUMN outcome TO other")
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["sweep", "few.toml", "--jobs", "1"])
+    assert ended.value.code == 2
+    assert capsys.readouterr().err == "robust-agg: error: no such column: outcome\n"
 
 
 @pytest.mark.parametrize(

@@ -34,11 +34,13 @@ from experiments.sweeps.config import Breakdown
 from experiments.sweeps.export import BREAKDOWN, CURVES, RESULTS
 from experiments.sweeps.folder import CELLS
 from experiments.sweeps.outcome import TIME
+from experiments.sweeps.pool import Pool
 from experiments.sweeps.reading import read
 from experiments.sweeps.work import MODEL, STARTED
 from robust_agg import Ledger
 from robust_agg.checkpoint import load_checkpoint
 from workers import ray_compat
+from workers.transport import HostError
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -406,9 +408,43 @@ def test_stopped_killed_and_resumed_equals_undisturbed(
         ]
 
 
+def test_a_signal_to_all_processes_fails_no_cell(tmp_path: Path) -> None:
+    """As a scheduler sends it."""
+    file = tmp_path / "long.toml"
+    file.write_text(LONG.replace("250", "25000"))
+    out = tmp_path / "out"
+    process = started("sweep", str(file), "--out", str(out), "--jobs", "2")
+    wait_for(process, lambda: len([*out.glob(f"{CELLS}/*/{CHECKPOINT}")]) == 2)
+    os.killpg(process.pid, signal.SIGTERM)
+    said, errors = process.communicate(timeout=60)
+    assert (process.returncode, errors) == (128 + signal.SIGTERM, "")
+    assert "interrupted; continue with: robust-agg sweep" in said
+    assert {row["state"] for row in rows(out)} == {"pending"}
+
+
+def test_what_ray_does_to_a_cell_is_not_the_cells_fault(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Losing(Pool):
+        """The second cell's task is lost with what Ray says of it."""
+
+        def begin(self, *cell: Any) -> None:
+            super().begin(*cell)
+            if len(self._running) == 2:
+                self._ray.cancel([*self._running][1], force=False)
+
+    sweep = small(base={**BASE, "rounds": 25000}, grid={"defence": ("Mean",), "seed": (0, 1, 2)})
+    with monkeypatch.context() as patched:
+        patched.setattr(carrying, "Pool", Losing)
+        with pytest.raises(HostError, match=r"^Ray has failed; .*: TaskCancelledError: "):
+            carried_out(sweep, tmp_path)
+    assert [row["state"] for row in rows(tmp_path)] == ["pending"] * 3
+
+
 def started(*arguments: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [sys.executable, "-m", "experiments", *arguments],
+        start_new_session=True,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
