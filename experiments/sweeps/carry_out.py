@@ -9,7 +9,7 @@ from math import inf
 from pathlib import Path
 from typing import Protocol
 
-from experiments.config import ConfigError
+from experiments.config import ConfigError, RunConfig
 from experiments.run_folder import locked
 from experiments.stopping import InterruptedRun, Stop, stop_on_signals
 from experiments.sweeps import folder as folders
@@ -20,7 +20,8 @@ from experiments.sweeps.export import Row, export
 from experiments.sweeps.plan import Search, searched, wanted
 from experiments.sweeps.pool import Finished, LostRayError, Pool
 from experiments.sweeps.store import Entry, Store
-from experiments.sweeps.work import tested
+from experiments.sweeps.work import MODEL, tested
+from robust_agg.checkpoint import CheckpointError
 
 _LOOK = 0.5
 # Seconds between two looks at what runs.
@@ -62,12 +63,14 @@ class Tally:
         rounds: done of those cells.
         total: rounds that those cells have.
         running: rounds of the cells in progress.
+        tested: how many of the cells have a test accuracy.
     """
 
     states: dict[str, int]
     rounds: int
     total: int
     running: dict[str, int]
+    tested: int = 0
 
 
 class Watcher(Protocol):
@@ -173,8 +176,10 @@ class _Work:
 
     def _train(self, means: Means, stop: Stop) -> None:
         """All that is pending, and what the searches ask for meanwhile."""
-        threads = max(c.config.threads * c.config.hosts for c in self._pending() if c.config)
-        with Pool(jobs=means.jobs, stall=means.stall, cpus=means.jobs * threads) as pool:
+        configs = [cell.config for cell in self._pending() if cell.config is not None]
+        cpus = means.jobs * max(config.threads * config.hosts for config in configs)
+        gpus = max(config.num_gpus for config in configs)
+        with Pool(jobs=means.jobs, stall=means.stall, cpus=cpus, gpus=gpus) as pool:
             try:
                 self._train_in(pool, stop)
             finally:
@@ -195,7 +200,7 @@ class _Work:
                 self._end(finished)
                 self._plan()
                 todo = self._pending()
-            self._watcher.look(self._tally(pool))
+            self._watcher.look(self._tally(pool.running))
             if stop.signal:
                 raise InterruptedRun(stop.signal)
             if time.monotonic() - self._exported > _EXPORT:
@@ -234,11 +239,25 @@ class _Work:
                 entry = self._entries[cell.id]
                 if entry.state == "done" and entry.test_accuracy is None:
                     assert cell.config is not None, "it was trained"
-                    found = tested(self._folder / folders.CELLS / cell.id, cell.config)
-                    self._store.keep_test(cell.id, found)
-                    self._entries[cell.id] = replace(entry, test_accuracy=found)
+                    self._test_cell(cell, cell.config, entry)
+                    self._watcher.look(self._tally({}))
                 if stop.signal:
                     raise InterruptedRun(stop.signal)
+
+    def _test_cell(self, cell: Cell, config: RunConfig, entry: Entry) -> None:
+        folder = self._folder / folders.CELLS / cell.id
+        try:
+            found = tested(folder, config)
+        except (CheckpointError, KeyError, OSError, RuntimeError) as error:
+            reason = f"{type(error).__name__}: {error}"
+            # Tried again, it is trained again.
+            (folder / MODEL).unlink(missing_ok=True)
+            self._store.fail_test(cell.id, reason)
+            self._entries[cell.id] = replace(entry, state="failed", reason=reason)
+            self._watcher.failed(cell, reason)
+            return
+        self._store.keep_test(cell.id, found)
+        self._entries[cell.id] = replace(entry, test_accuracy=found)
 
     def _plan(self) -> None:
         """Ask which cells are wanted, by all that is known."""
@@ -293,7 +312,7 @@ class _Work:
         }
         return [Row(cell, self._entries[cell.id], cell.id in chosen) for cell in self._wanted()]
 
-    def _tally(self, pool: Pool) -> Tally:
+    def _tally(self, running: dict[str, int]) -> Tally:
         states = dict.fromkeys(("done", "failed", "running", "pending"), 0)
         rounds = total = 0
         for cell in self._wanted():
@@ -301,7 +320,8 @@ class _Work:
             states[state] += 1
             total += cell.rounds
             rounds += cell.rounds if state in ("done", "failed") else 0
-        return Tally(states, rounds + sum(pool.running.values()), total, pool.running)
+        tested = sum(self._entries[c.id].test_accuracy is not None for c in self._wanted())
+        return Tally(states, rounds + sum(running.values()), total, running, tested)
 
     def _export(self) -> None:
         export(self._folder, self._sweep, self._rows(), self._searches())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 import traceback
 from contextlib import ExitStack
@@ -9,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from experiments.config import RunConfig
+from experiments.config import ConfigError, RunConfig
 from experiments.memory import keep_freed
 from experiments.simulation import LEDGER
 from experiments.sweeps.outcome import Outcome
@@ -19,6 +20,8 @@ from workers.transport import HostError
 
 _PATIENCE = 10.0
 # Seconds for a process to end that was told to.
+_START = 600.0
+# Seconds, or as many as may pass without a round, in which one of the cells must begin.
 
 
 @dataclass(frozen=True)
@@ -38,23 +41,31 @@ class Pool:
     """At most ``jobs`` cells at a time, a process each, which Ray uses again for the next one.
 
     A process that dies (it exits, is killed, or the memory is full) costs its own cell. So does one
-    whose ledger does not grow for ``stall`` seconds after it has begun to work: it is killed.
+    whose ledger does not grow for ``stall`` seconds after it has begun to work: it is killed. Where
+    Ray lets none of the cells begin for ten minutes, they have failed.
 
     Args:
         jobs: how many cells.
         stall: seconds.
         cpus: that a local cluster must have.
+        gpus: that any one cell reserves.
 
     Raises:
+        ConfigError: the cluster has not so many GPUs.
         ImportError: Ray is not installed.
     """
 
-    def __init__(self, *, jobs: int, stall: float, cpus: float) -> None:
+    def __init__(self, *, jobs: int, stall: float, cpus: float, gpus: float = 0.0) -> None:
         self._ray = ray_compat.require()
         ray_compat.connect(cpus=cpus)
+        has = self._ray.cluster_resources().get("GPU", 0.0)
+        if gpus > has:
+            ray_compat.disconnect()
+            raise ConfigError(f"num_gpus must be at most what Ray has, {has:g}, found {gpus:g}")
         self._quiet = ExitStack()
         self._quiet.enter_context(ray_compat.hushed())
-        self._jobs, self._stall = jobs, stall
+        self._jobs, self._stall, self._start = jobs, stall, max(stall, _START)
+        self._idle: float | None = None
         self._remote = self._ray.remote(_attempt)
         errors = self._ray.exceptions
         self._own_faults = (errors.WorkerCrashedError, errors.OutOfMemoryError, errors.RayTaskError)
@@ -74,13 +85,12 @@ class Pool:
         """Have a process work on a cell in ``folder``, a path that all machines know."""
         (folder / STARTED).unlink(missing_ok=True)
         on_ray = config.transport == "ray"
-        task = self._remote.options(
-            max_retries=0,
-            num_cpus=config.threads * (1 if on_ray else config.hosts),
-            # Actors reserve their own.
-            num_gpus=0 if on_ray else config.num_gpus,
-        )
-        self._running[task.remote(str(folder), config)] = Watch(cell, folder)
+        cpus = config.threads * (1 if on_ray else config.hosts)
+        # Actors reserve their own.
+        gpus = 0 if on_ray else config.num_gpus
+        task = self._remote.options(max_retries=0, num_cpus=cpus, num_gpus=gpus)
+        needs = f"CPU: {cpus:g}, GPU: {gpus:g}"
+        self._running[task.remote(str(folder), config)] = Watch(cell, folder, needs)
 
     def wait(self, timeout: float) -> list[Finished]:
         """The cells that have come to an end by now; waits for one for ``timeout`` seconds.
@@ -106,6 +116,23 @@ class Pool:
             if watch.look(now) > self._stall:
                 found.append(Finished(watch.cell, None, f"Stalled: no round in {self._stall:g} s"))
                 self._kill(ref)
+        return found + self._never_begun(now)
+
+    def _never_begun(self, now: float) -> list[Finished]:
+        """All cells, when none has begun for long: where one works, the others may wait for it."""
+        if not self._running or any(watch.begun for watch in self._running.values()):
+            self._idle = None
+            return []
+        self._idle = now if self._idle is None else self._idle
+        if now - self._idle <= self._start:
+            return []
+        self._idle = None
+        has = {k: self._ray.available_resources().get(k, 0.0) for k in ("CPU", "GPU")}
+        found = []
+        for ref, watch in [*self._running.items()]:
+            reason = f"Not begun in {self._start:g} s: {watch.needs} is needed, Ray has {has} free"
+            found.append(Finished(watch.cell, None, reason))
+            self._kill(ref)
         return found
 
     def close(self) -> None:
@@ -155,6 +182,7 @@ class Watch:
 
     cell: str
     folder: Path
+    needs: str = ""
     rounds: int = 0
     _size: int = field(default=0, repr=False)
     _grown: float | None = field(default=None, repr=False)
@@ -165,13 +193,26 @@ class Watch:
             if (self.folder / STARTED).exists():
                 self._grown = now
             return 0.0
-        path = self.folder / LEDGER
-        size = path.stat().st_size if path.exists() else 0
+        size = self._count()
         if size != self._size:
-            if size < self._size:  # resumed: rounds after its checkpoint are done again
-                self._size = self.rounds = 0
-            with path.open("rb") as file:
-                file.seek(self._size)
-                self.rounds += file.read(size - self._size).count(b"\n")
             self._size, self._grown = size, now
         return now - self._grown
+
+    @property
+    def begun(self) -> bool:
+        """Whether its process has been seen to work on it."""
+        return self._grown is not None
+
+    def _count(self) -> int:
+        """Add the rounds that are new; the ledger's size."""
+        try:
+            with (self.folder / LEDGER).open("rb") as file:
+                size = os.fstat(file.fileno()).st_size
+                if size < self._size:  # resumed: rounds after its checkpoint are done again
+                    self._size = self.rounds = 0
+                file.seek(self._size)
+                self.rounds += file.read(size - self._size).count(b"\n")
+        except FileNotFoundError:  # it comes, and may go before a training begins anew
+            self.rounds = 0
+            return 0
+        return size

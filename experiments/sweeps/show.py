@@ -75,7 +75,8 @@ def counts(tally: Tally) -> str:
     states = tally.states
     failed = f", {states['failed']} failed" if states["failed"] else ""
     total = sum(states.values())
-    return f"{states['done']}/{total} cells done{failed}, {states['running']} running"
+    tested = f", {tally.tested} tested" if tally.tested else ""
+    return f"{states['done']}/{total} cells done{failed}, {states['running']} running{tested}"
 
 
 def time_left(done: int, rest: int, seconds: float) -> float | None:

@@ -105,6 +105,13 @@ class Store:
     def fail(self, cell: str, reason: str) -> None:
         self._set(cell, "failed", reason=reason)
 
+    def fail_test(self, cell: str, reason: str) -> None:
+        """Its final parameters cannot be read; what was chosen by its outcome stays so."""
+        self._connection.execute(
+            "UPDATE cells SET state = 'failed', reason = ?, changed = ? WHERE id = ?",
+            (reason, time.time(), cell),
+        )
+
     def put_back(self, cell: str) -> None:
         """Nobody works on it any more; it goes on from its checkpoint."""
         self._set(cell, "pending")
@@ -114,7 +121,7 @@ class Store:
         kept = [*but]
         marks = ",".join("?" * len(kept))
         found = self._connection.execute(
-            "UPDATE cells SET state = 'pending', reason = NULL "
+            "UPDATE cells SET state = 'pending', reason = NULL, outcome = NULL "
             f"WHERE state = 'failed' AND id NOT IN ({marks})",
             kept,
         )

@@ -40,8 +40,8 @@ def train(folder: Path, config: RunConfig) -> Outcome:
     folder.mkdir(parents=True, exist_ok=True)
     # A process that is new imports what reads them, which takes long on a machine that is busy.
     data = loaded(config.dataset)
-    _write_json(folder / STARTED, {"host": platform.node(), "pid": os.getpid()})
     with FileLock(folder / LOCK):
+        _write_json(folder / STARTED, {"host": platform.node(), "pid": os.getpid()})
         if not (folder / MODEL).exists():
             _write_json(folder / CONFIG, plain(config))
             _train(folder, config, data)

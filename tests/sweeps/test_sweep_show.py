@@ -26,6 +26,11 @@ def tally(done: int, rounds: int, *, failed: int = 0) -> Tally:
     return Tally(states, rounds, 100, {"a": 3, "b": 4})
 
 
+def test_the_progress_tells_of_the_tests() -> None:
+    ended = Tally({"done": 8, "failed": 0, "running": 0, "pending": 0}, 100, 100, {}, 3)
+    assert show.counts(ended) == "8/8 cells done, 0 running, 3 tested"
+
+
 def test_the_time_left_is_that_of_the_pace_so_far() -> None:
     assert show.time_left(10, 30, 5.0) == 15.0
     assert show.time_left(0, 30, 5.0) is None

@@ -8,12 +8,13 @@ import os
 import re
 import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -30,13 +31,16 @@ from experiments.metrics import METRICS, read_metrics
 from experiments.run_folder import CONFIG, LOCK, locked
 from experiments.simulation import CHECKPOINT, LEDGER
 from experiments.sweeps import carry_out as carrying
+from experiments.sweeps.carry_out import Tally
+from experiments.sweeps.cells import run_config
 from experiments.sweeps.config import Breakdown
 from experiments.sweeps.export import BREAKDOWN, CURVES, RESULTS
 from experiments.sweeps.folder import CELLS
 from experiments.sweeps.outcome import TIME
-from experiments.sweeps.pool import Pool
+from experiments.sweeps.pool import Pool, Watch
 from experiments.sweeps.reading import read
-from experiments.sweeps.work import MODEL, STARTED
+from experiments.sweeps.store import FILE
+from experiments.sweeps.work import MODEL, STARTED, train
 from robust_agg import Ledger
 from robust_agg.checkpoint import load_checkpoint
 from workers import ray_compat
@@ -335,6 +339,78 @@ def test_a_search_on_whose_way_a_cell_has_failed_is_not_finished(tmp_path: Path)
     carried_out(sweep, tmp_path / "out", retry=True)
     (row,) = rows(tmp_path / "out", BREAKDOWN)
     assert (row["breakdown_f"], row["finished"]) == (None, True)
+
+
+def test_a_cell_that_ray_lets_not_begin_fails(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("experiments.sweeps.pool._START", 2.0)
+    base = {**BASE, "defence": "Mean", "hosts": 5, "threads": 256}
+    result = carried_out(small(base=base, grid={"seed": (0, 1)}), tmp_path, stall=1.0)
+    for row in result.failed:
+        assert row.entry.reason is not None
+        assert re.match(r"Not begun in 2 s: CPU: 1280, GPU: 0 is needed, Ray", row.entry.reason)
+    assert len(result.failed) == 2
+
+
+def test_more_gpus_than_ray_has_are_refused(tmp_path: Path) -> None:
+    base = {**BASE, "defence": "Mean", "transport": "ray", "num_gpus": 999.0, "device": "cpu"}
+    with pytest.raises(ConfigError, match=r"num_gpus must be at most what Ray has, \d+, found 999"):
+        carried_out(small(base=base, grid={}), tmp_path)
+
+
+def test_parameters_that_are_gone_cost_their_own_cell(tmp_path: Path) -> None:
+    class Losing(Told):
+        """Loses the parameters of two cells before they are tested."""
+
+        def look(self, tally: Tally) -> None:
+            super().look(tally)
+            models = [tmp_path / CELLS / row["cell"] / MODEL for row in lost]
+            if tally.states["done"] == 4 and not tally.tested:
+                models[0].unlink()
+                models[1].write_bytes(b"damaged")
+
+    sweep = small(grid={**small().grid, "seed": (0,)})
+    carried_out(sweep, tmp_path)
+    before, lost = timeless(tmp_path), rows(tmp_path)[1:3]
+    with closing(sqlite3.connect(tmp_path / FILE)) as connection, connection:
+        connection.execute("UPDATE cells SET test_accuracy = NULL")
+        connection.execute("UPDATE cells SET state = 'pending' WHERE id = ?", (lost[0]["cell"],))
+    told = Losing()
+    failed = carried_out(sweep, tmp_path, told).failed
+    assert {row.cell.id for row in failed} == {row["cell"] for row in lost}
+    assert [reason.split(":")[0] for _, reason in told.failures] == ["CheckpointError"] * 2
+    assert [tally.tested for tally in told.tallies][-4:] == [1, 1, 1, 2]
+    assert [r["test_accuracy"] is None for r in rows(tmp_path)] == [False, True, True, False]
+    assert carried_out(sweep, tmp_path, retry=True).failed == []
+    assert timeless(tmp_path) == before
+
+
+def test_a_cell_is_not_begun_while_another_process_is_in_its_folder(tmp_path: Path) -> None:
+    config = run_config({**BASE, "defence": "Mean"})
+    thread = threading.Thread(target=train, args=(tmp_path, config))
+    with locked(tmp_path):
+        thread.start()
+        thread.join(1.0)
+        assert thread.is_alive()
+        assert not (tmp_path / STARTED).exists()
+    thread.join()
+    assert (tmp_path / STARTED).exists()
+
+
+def test_a_ledger_may_come_and_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    watch = Watch("cell", tmp_path)
+    assert watch.look(1.0) == 0.0
+    (tmp_path / STARTED).touch()
+    assert (watch.look(2.0), watch.look(5.0), watch.rounds) == (0.0, 3.0, 0)
+    (tmp_path / LEDGER).write_text("a\nb\nc")
+    assert (watch.look(6.0), watch.look(7.0), watch.rounds) == (0.0, 1.0, 2)
+    (tmp_path / LEDGER).write_text("a\n")
+    assert (watch.look(8.0), watch.rounds) == (0.0, 1)
+    (tmp_path / LEDGER).unlink()
+    # Gone after one has asked.
+    monkeypatch.setattr(Path, "exists", lambda path: True)
+    assert (watch.look(9.0), watch.rounds) == (0.0, 0)
 
 
 # --- kills ----------------------------------------------------------------------------------------
