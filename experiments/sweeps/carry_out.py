@@ -159,7 +159,7 @@ class _Work:
     def done(self, means: Means, stop: Stop) -> Result:
         self._plan()
         if means.retry:
-            self._store.retry(but=(c.id for c in self._wanted() if c.config is None))
+            self._store.retry()
             self._plan()
         try:
             if self._pending():

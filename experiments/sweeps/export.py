@@ -78,6 +78,7 @@ def _results(folder: Path, sweep: SweepConfig, rows: Sequence[Row]) -> list[dict
                 "group": point.group_label,
                 "tuned": point.tuned_label,
                 "chosen": row.chosen,
+                "version": entry.version,
                 **{f"config.{n}": configuration.get(n) for n in dict.fromkeys(varied)},
                 **{name: outcome.get(name) for name in _MEASURES},
                 "test_accuracy": entry.test_accuracy if row.chosen else None,

@@ -22,8 +22,9 @@ SWEEP = "sweep.json"
 CELLS = "cells"
 ATTACKS = "attacks"
 
-_FREE = ("preset", "version", "command")
-# What may differ when a sweep goes on.
+_FREE = ("title", "notes", "published", "preset", "version", "command")
+# What may differ when a sweep goes on: no number depends on it but by the version, which is kept of
+# every cell.
 
 
 def check_free(folder: Path) -> None:
@@ -75,6 +76,7 @@ def bind(sweep: SweepConfig, folder: Path, *, preset: str, command: str) -> Swee
 
 def _bind(folder: Path, content: dict[str, Any]) -> None:
     path = folder / SWEEP
+    kept = None
     if path.exists():
         kept = _read(path)
         for name in {**kept, **content}:
@@ -83,6 +85,8 @@ def _bind(folder: Path, content: dict[str, Any]) -> None:
                     f"out: {folder} holds another sweep, found {name}={kept.get(name)!r} instead "
                     f"of {content.get(name)!r}; choose another folder"
                 )
+    if kept == content:
+        return
     with replacing(path) as file:
         file.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 

@@ -13,12 +13,13 @@ from typing import Literal
 from experiments.config import ConfigError
 from experiments.sweeps.cells import Cell
 from experiments.sweeps.outcome import Outcome
+from robust_agg import __version__
 
 FILE = "sweep.sqlite"
 
 State = Literal["pending", "running", "done", "failed"]
 
-_VERSION = 1
+_VERSION = 2
 _TABLE = """
 CREATE TABLE IF NOT EXISTS cells (
     id TEXT PRIMARY KEY,
@@ -27,9 +28,17 @@ CREATE TABLE IF NOT EXISTS cells (
     reason TEXT,
     outcome TEXT,
     test_accuracy REAL,
-    changed REAL NOT NULL
+    changed REAL NOT NULL,
+    refused INTEGER NOT NULL DEFAULT 0,
+    version TEXT
 )
 """
+# A file of the first version has the columns but the last two.
+_FROM_FIRST = (
+    "ALTER TABLE cells ADD COLUMN refused INTEGER NOT NULL DEFAULT 0",
+    "ALTER TABLE cells ADD COLUMN version TEXT",
+    "UPDATE cells SET refused = 1 WHERE state = 'failed' AND reason LIKE 'ConfigError: %'",
+)
 
 
 @dataclass(frozen=True)
@@ -41,12 +50,14 @@ class Entry:
         reason: of a failed one, the traceback or what is known instead.
         outcome: of one that is done.
         test_accuracy: of one that was chosen, after all were done.
+        version: of this package, with which it was trained; several if it was resumed by another.
     """
 
     state: State
     reason: str | None = None
     outcome: Outcome | None = None
     test_accuracy: float | None = None
+    version: str | None = None
 
 
 class Store:
@@ -69,10 +80,13 @@ class Store:
         try:
             self._connection.execute("PRAGMA journal_mode = WAL")
             (version,) = self._connection.execute("PRAGMA user_version").fetchone()
-            if version not in (0, _VERSION):
+            if version not in (0, 1, _VERSION):
                 raise ConfigError(f"{path}: version {_VERSION} is required, found {version}")
-            self._connection.execute(_TABLE)
+            self._connection.execute("BEGIN IMMEDIATE")
+            for statement in _FROM_FIRST if version == 1 else (_TABLE,):
+                self._connection.execute(statement)
             self._connection.execute(f"PRAGMA user_version = {_VERSION}")
+            self._connection.execute("COMMIT")
             self._connection.execute("UPDATE cells SET state = 'pending' WHERE state = 'running'")
         except sqlite3.DatabaseError as error:
             self._connection.close()
@@ -85,19 +99,28 @@ class Store:
         """Cells that are wanted: new ones are pending, or failed where there is no such run."""
         (count,) = self._connection.execute("SELECT count(*) FROM cells").fetchone()
         rows = [
-            (c.id, count + i, "pending" if c.refusal is None else "failed", c.refusal, time.time())
+            (c.id, count + i, "failed" if refused else "pending", c.refusal, time.time(), refused)
             for i, c in enumerate(cells)
+            for refused in [c.refusal is not None]
         ]
         self._connection.execute("BEGIN")
         self._connection.executemany(
-            "INSERT OR IGNORE INTO cells (id, place, state, reason, changed) VALUES (?,?,?,?,?)",
+            "INSERT OR IGNORE INTO cells (id, place, state, reason, changed, refused) "
+            "VALUES (?,?,?,?,?,?)",
             rows,
         )
         self._connection.execute("COMMIT")
 
     def begin(self, cell: str) -> None:
-        """A process works on it."""
+        """A process of this version works on it."""
         self._set(cell, "running")
+        (before,) = self._connection.execute(
+            "SELECT version FROM cells WHERE id = ?", (cell,)
+        ).fetchone()
+        known = [] if before is None else before.split(", ")
+        if __version__ not in known:
+            versions = ", ".join([*known, __version__])
+            self._connection.execute("UPDATE cells SET version = ? WHERE id = ?", (versions, cell))
 
     def finish(self, cell: str, outcome: Outcome) -> None:
         self._set(cell, "done", outcome=json.dumps(asdict(outcome), allow_nan=False))
@@ -116,14 +139,11 @@ class Store:
         """Nobody works on it any more; it goes on from its checkpoint."""
         self._set(cell, "pending")
 
-    def retry(self, but: Iterable[str] = ()) -> int:
+    def retry(self) -> int:
         """Failed cells are pending again, except those of which there is no run; how many."""
-        kept = [*but]
-        marks = ",".join("?" * len(kept))
         found = self._connection.execute(
             "UPDATE cells SET state = 'pending', reason = NULL, outcome = NULL "
-            f"WHERE state = 'failed' AND id NOT IN ({marks})",
-            kept,
+            "WHERE state = 'failed' AND NOT refused"
         )
         return found.rowcount
 
@@ -136,13 +156,15 @@ class Store:
     def entries(self) -> dict[str, Entry]:
         """All cells by their ids, in the order they were wanted in."""
         rows = self._connection.execute(
-            "SELECT id, state, reason, outcome, test_accuracy FROM cells ORDER BY place, rowid"
+            "SELECT id, state, reason, outcome, test_accuracy, version FROM cells "
+            "ORDER BY place, rowid"
         )
         return {
             cell: Entry(
-                state, reason, None if found is None else Outcome(**json.loads(found)), test
+                *(state, reason, None if found is None else Outcome(**json.loads(found))),
+                *(test, version),
             )
-            for cell, state, reason, found, test in rows
+            for cell, state, reason, found, test, version in rows
         }
 
     def close(self) -> None:

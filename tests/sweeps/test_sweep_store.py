@@ -7,6 +7,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from experiments.config import ConfigError
 from experiments.sweeps.cells import Cell, Point
 from experiments.sweeps.outcome import Outcome
 from experiments.sweeps.store import FILE, Entry, Store
+from robust_agg import __version__
 
 POINT = Point((("defence", "Mean"),), ())
 CONFIG = None
@@ -47,17 +49,17 @@ def test_cells_go_through_their_states(tmp_path: Path) -> None:
     assert [*store.entries()] == ["c", "a", "b", "z", "d"]
     assert store.entries()["z"] == Entry("failed", "ConfigError: no")
     store.begin("a")
-    assert store.entries()["a"] == Entry("running")
+    assert store.entries()["a"] == Entry("running", version=__version__)
     store.finish("a", OUTCOME)
     store.keep_test("a", 0.75)
-    assert store.entries()["a"] == Entry("done", None, OUTCOME, 0.75)
+    assert store.entries()["a"] == Entry("done", None, OUTCOME, 0.75, __version__)
     store.begin("b")
     store.fail("b", "a\ntraceback")
-    assert store.entries()["b"] == Entry("failed", "a\ntraceback")
+    assert store.entries()["b"] == Entry("failed", "a\ntraceback", version=__version__)
     store.begin("c")
     store.put_back("c")
-    assert store.entries()["c"] == Entry("pending")
-    assert store.retry(but=["z"]) == 1
+    assert store.entries()["c"] == Entry("pending", version=__version__)
+    assert store.retry() == 1
     states = {cell: entry.state for cell, entry in store.entries().items()}
     assert states == {"c": "pending", "a": "done", "b": "pending", "z": "failed", "d": "pending"}
     assert store.entries()["b"].reason is None
@@ -89,8 +91,8 @@ def test_what_was_written_outlives_a_kill_and_what_was_running_is_pending(tmp_pa
     assert killed.returncode == -signal.SIGKILL
     store = Store(tmp_path)
     assert store.entries() == {
-        "a": Entry("done", None, OUTCOME),
-        "b": Entry("pending"),
+        "a": Entry("done", None, OUTCOME, None, __version__),
+        "b": Entry("pending", version=__version__),
         "c": Entry("pending"),
     }
     store.close()
@@ -116,5 +118,49 @@ def test_another_file_is_refused(tmp_path: Path) -> None:
     connection = sqlite3.connect(tmp_path / FILE)
     connection.execute("PRAGMA user_version = 9")
     connection.close()
-    with pytest.raises(ConfigError, match="version 1 is required, found 9"):
+    with pytest.raises(ConfigError, match="version 2 is required, found 9"):
         Store(tmp_path)
+
+
+def test_a_cell_has_the_versions_that_trained_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with closing(Store(tmp_path)) as store:
+        store.add(cells("a", "b"))
+        for version in ("7.0", "7.0", "7.1"):
+            monkeypatch.setattr("experiments.sweeps.store.__version__", version)
+            store.begin("a")
+            store.put_back("a")
+        store.begin("b")
+        versions = {cell: entry.version for cell, entry in store.entries().items()}
+        assert versions == {"a": "7.0, 7.1", "b": "7.1"}
+
+
+def test_what_is_refused_is_not_tried_again_however_much_of_it_there_is(tmp_path: Path) -> None:
+    many = [f"{i}" for i in range(40_000)]
+    with closing(Store(tmp_path)) as store:
+        store.add(cells(*many, refusal="ConfigError: no"))
+        store.add(cells("a"))
+        store.fail("a", "reason")
+        assert store.retry() == 1
+        assert store.entries()["a"] == Entry("pending")
+
+
+def test_a_file_of_the_first_version_is_read_on(tmp_path: Path) -> None:
+    with closing(sqlite3.connect(tmp_path / FILE)) as connection, connection:
+        connection.execute(
+            "CREATE TABLE cells (id TEXT PRIMARY KEY, place INTEGER NOT NULL, state TEXT NOT NULL, "
+            "reason TEXT, outcome TEXT, test_accuracy REAL, changed REAL NOT NULL)"
+        )
+        connection.executemany(
+            "INSERT INTO cells VALUES (?, ?, 'failed', ?, NULL, NULL, 0)",
+            [("a", 0, "ConfigError: no"), ("b", 1, "Traceback\nKeyError")],
+        )
+        connection.execute("PRAGMA user_version = 1")
+    for again in (1, 0):
+        with closing(Store(tmp_path)) as store:
+            assert store.retry() == again
+            assert store.entries() == {
+                "a": Entry("failed", "ConfigError: no"),
+                "b": Entry("pending"),
+            }

@@ -33,15 +33,15 @@ from experiments.simulation import CHECKPOINT, LEDGER
 from experiments.sweeps import carry_out as carrying
 from experiments.sweeps.carry_out import Tally
 from experiments.sweeps.cells import run_config
-from experiments.sweeps.config import Breakdown
+from experiments.sweeps.config import Breakdown, Published
 from experiments.sweeps.export import BREAKDOWN, CURVES, RESULTS
-from experiments.sweeps.folder import CELLS
+from experiments.sweeps.folder import CELLS, SWEEP
 from experiments.sweeps.outcome import TIME
 from experiments.sweeps.pool import Pool, Watch
 from experiments.sweeps.reading import read
 from experiments.sweeps.store import FILE
 from experiments.sweeps.work import MODEL, STARTED, train
-from robust_agg import Ledger
+from robust_agg import Ledger, __version__
 from robust_agg.checkpoint import load_checkpoint
 from workers import ray_compat
 from workers.transport import HostError
@@ -580,6 +580,17 @@ def test_a_folder_is_bound_to_its_sweep(finished: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"holds another sweep, found target=None instead of 0.5"):
         carried_out(small(target=0.5), finished)
     assert timeless(finished) == before
+    # What is for the report may change, and what has not changed is not written.
+    about = finished / SWEEP
+    number = about.stat().st_ino
+    carried_out(small(), finished)
+    assert about.stat().st_ino == number
+    published = Published(source="us", rows=())
+    carried_out(small(title="Other", notes=("new",), published=published), finished)
+    assert json.loads(about.read_text())["title"] == "Other"
+    carried_out(small(), finished)
+    assert timeless(finished) == before
+    assert {row["version"] for row in rows(finished)} == {__version__}
     (tmp_path / "file").touch()
     with pytest.raises(ConfigError, match=r"must be empty, or hold sweep.json .*, found file"):
         carried_out(small(), tmp_path)
