@@ -110,7 +110,7 @@ def _callers_sigterm() -> Iterator[None]:
 
 def disconnect() -> None:
     """One user less; the last one shuts down the connection if :func:`connect` has made it."""
-    global _users, _ours  # noqa: PLW0603
+    global _users, _ours  # noqa: PLW0603 - a process has one connection to Ray
     with _lock:
         _users -= 1
         if _ours and _users == 0:
@@ -120,7 +120,7 @@ def disconnect() -> None:
 
 
 def _remove_folder() -> None:
-    global _folder  # noqa: PLW0603
+    global _folder  # noqa: PLW0603 - of the one cluster that is ours
     if _folder is not None:
         shutil.rmtree(_folder, ignore_errors=True)
         _folder = None

@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING, ClassVar, Self
 
 from experiments.data import SplitName, loaded
 from experiments.robustness.training import train
-from experiments.search.config import NONE, SearchConfig
+from experiments.search.config import SearchConfig
 from experiments.search.families import FAMILIES
 from experiments.search.trials import Trials, Tried
 from experiments.studies.canvas import new_figure
 from experiments.studies.paired import difference, interval
 from experiments.studies.study import Claim, Piece, Preset, Row, Study, Table, Tick
 from experiments.sweeps.cells import command
+from experiments.sweeps.config import NONE
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
-from experiments import specs
 from experiments.annotations import mismatch
 from experiments.config import ConfigError, RunConfig
 from experiments.search.families import CHEAP, check
-from robust_agg import Estimator
-
-NONE = "none"
-"""Stands for no attack."""
+from experiments.sweeps.cells import run_config
+from experiments.sweeps.config import NONE
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,28 +69,10 @@ class SearchConfig:
         Raises:
             ConfigError: a parameter is out of range, or names nothing.
         """
-        try:
-            rule = specs.parse_defence(self.defence, f=self.f)
-        except ValueError as error:
-            raise ConfigError(f"defence: {error}") from error
-        online = isinstance(rule, Estimator)
-        attacked = attack != NONE
-        return RunConfig(
-            workers=self.workers,
-            byzantine=self.byzantine if attacked else 0,
-            f=self.f,
-            attack=attack if attacked else "SignFlip",
-            aggregator=(NONE,) if online else (self.defence,),
-            estimator=(self.defence,) if online else (NONE,),
-            local_estimator=self.local_estimator,
-            dataset=self.dataset,
-            partition=self.partition,
-            model=self.model,
-            rounds=self.rounds,
-            batch_size=self.batch_size,
-            lr=self.lr,
-            identities="run",
-            transport="inline",
-            hosts=1,
-            seed=seed,
-        )
+        names = ("workers", "f", "defence", "local_estimator", "dataset", "partition", "model")
+        numbers = ("rounds", "batch_size", "lr")
+        given = {name: getattr(self, name) for name in (*names, *numbers)}
+        run = run_config({**given, "byzantine": self.byzantine, "attack": attack, "seed": seed})
+        # As the command that repeats it says it.
+        no = (NONE,)
+        return replace(run, aggregator=run.aggregator or no, estimator=run.estimator or no)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from experiments.config import ConfigError
+from experiments.specs import nearest
 
 if TYPE_CHECKING:
     from optuna import Trial
@@ -62,11 +62,7 @@ def check(names: Sequence[str]) -> None:
     """Raise :class:`ConfigError` for a name that is no family's."""
     for name in names:
         if name not in FAMILIES:
-            close = difflib.get_close_matches(name, FAMILIES, n=1)
-            hint = (
-                f", did you mean {close[0]!r}?" if close else f", known are {', '.join(FAMILIES)}"
-            )
-            raise ConfigError(f"families: unknown family {name!r}{hint}")
+            raise ConfigError(f"families: unknown family {name!r}{nearest(name, FAMILIES)}")
     if len(set(names)) < len(names):
         raise ConfigError(f"families must be different, found {', '.join(names)}")
     if not names:

@@ -54,7 +54,7 @@ def test_streams_are_the_updates_written_out(method: str) -> None:
 def test_a_wrong_prox_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     """The comparison above fails where the library clips at twice τ."""
     factors = Radial.averaged
-    doubled = lambda self, rows, m, tau, *rest: factors(self, rows, m, 2 * tau, *rest)  # noqa: E731
+    doubled = lambda self, rows, m, tau, *rest: factors(self, rows, m, 2 * tau, *rest)  # noqa: E731 - said in one line
     monkeypatch.setattr(Radial, "averaged", doubled)
     monkeypatch.setattr("robust_agg.online.block._SMALL", 0)
     assert largest_gap("VClip") > 0.01

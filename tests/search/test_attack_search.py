@@ -15,12 +15,13 @@ from experiments import cli, specs
 from experiments.config import ConfigError
 from experiments.robustness.training import train
 from experiments.search.attack_search import AttackSearch
-from experiments.search.config import NONE, SearchConfig
+from experiments.search.config import SearchConfig
 from experiments.search.families import CHEAP, FAMILIES, choose
 from experiments.search.trials import Trials, Tried
 from experiments.studies.carry_out import carry_out
 from experiments.studies.study import Row
 from experiments.sweeps.cells import command
+from experiments.sweeps.config import NONE
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -121,7 +121,7 @@ def test_a_study_leaves_numbers_figures_and_a_page(tmp_path: Path) -> None:
 
 
 def test_what_is_done_is_not_done_again(tmp_path: Path) -> None:
-    global fail  # noqa: PLW0603
+    global fail  # noqa: PLW0603 - a study's fields are its configuration
     fail = True
     with pytest.raises(KeyboardInterrupt):
         work(Squares(), tmp_path, [])
