@@ -376,6 +376,28 @@ def test_adaptive_tau_of_a_round_is_a_quantile_no_minority_moves() -> None:
     assert float((pushed - m).norm()) <= float((rows[4:] - m).norm(dim=1).max())
 
 
+@pytest.mark.parametrize("d", [1, 7, 100, 1003])
+def test_the_scale_of_l1_is_within_reach_of_all_but_a_hundredth_of_the_coordinates(d: int) -> None:
+    rows, m = draw(5, 6, d)
+    rows[1, ::2] = m[::2]
+    rows[2] = m
+    rows[3, :] = math.nan
+    gaps = (rows - m).abs().nan_to_num(nan=math.inf).numpy()
+    expected = []
+    for gap in gaps:
+        positive = np.sort(gap[gap != 0])
+        share = len(positive) - len(positive) // 100 - 1
+        expected.append(positive[share] if len(positive) else 0.0)
+    np.testing.assert_array_equal(ra.L1().gaps(rows, m).numpy(), expected)
+
+
+def test_the_scale_of_l1_of_a_message_that_is_alone_is_its_median() -> None:
+    rows, m = draw(6, 1, 1003)
+    rows[0, :500] = m[:500]
+    positive = np.sort((rows - m).abs().numpy()[0, 500:])
+    assert float(ra.L1().gaps(rows, m)) == positive[251]
+
+
 def test_adaptive_tau_of_single_messages_follows_their_history() -> None:
     estimator = ra.VClip(tau=ra.Adaptive(window=5))
     rows, m = draw(6, 40)
