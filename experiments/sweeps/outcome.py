@@ -22,10 +22,11 @@ class Outcome:
     Attributes:
         accuracy, loss, success: after the last round.
         error, kappa, byzantine_weight, accepted: means over the evaluated rounds that have them.
-        skipped, missing, bytes: of all rounds.
+        skipped, missing, bytes, spared: of all rounds.
         seconds: of the whole training, with its evaluations, however often it was resumed.
         seconds_per_round: the same, a round.
         aggregate_seconds: of the server's aggregation, a round.
+        epsilon: that the data have spent; None without noise.
     """
 
     accuracy: float
@@ -41,6 +42,9 @@ class Outcome:
     seconds: float
     seconds_per_round: float
     aggregate_seconds: float | None
+    # Outcomes that were kept before there were these have none.
+    spared: int = 0
+    epsilon: float | None = None
 
 
 def outcome_of(folder: Path) -> Outcome:
@@ -62,6 +66,8 @@ def outcome_of(folder: Path) -> Outcome:
         seconds=seconds,
         seconds_per_round=seconds / last.round,
         aggregate_seconds=_mean(r["seconds"].get("aggregate") for r in Ledger(folder / LEDGER)),
+        spared=last.spared,
+        epsilon=last.epsilon,
     )
 
 

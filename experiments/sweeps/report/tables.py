@@ -51,9 +51,11 @@ _MEASURES = {
     "bytes": "messages, MB",
     "skipped": "rounds skipped",
     "missing": "rows missing",
+    "spared": "rounds spared",
+    "epsilon": "ε",
     "aggregate_seconds": "aggregation, ms",
 }
-_WHEN_ANY = {"skipped", "missing", "bytes"}
+_WHEN_ANY = {"skipped", "missing", "spared", "bytes"}
 # Not worth a column while it is 0 everywhere.
 MEANINGS = {
     "error": "error: mean over evaluated rounds of ‖m - ḡ‖ / ‖ḡ‖, m: the estimate the model is "
@@ -64,7 +66,10 @@ MEANINGS = {
     "accepted": "accepted attackers: share of the Byzantine rows with a weight above 0",
     "rounds_to_target": "rounds to target: of the seeds that reached the target accuracy on the "
     "validation split; in brackets how many did",
-    "success": "backdoor success: share of the attacker's samples labelled as it wants",
+    "success": "backdoor success: share of the attacker's samples of the validation split that are "
+    "labelled as it wants",
+    "spared": "rounds spared: too small for the attack, whose attackers sent honest rows",
+    "epsilon": "ε: that the data of the worker asked most often have spent, at the run's δ",
 }
 
 
