@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from attacks import Adversary, DataAttack, Fault, FaultyWorkers, Identities
 from experiments import specs
 from experiments.config import ConfigError, RunConfig
-from experiments.data import Dataset, Split, SplitName
+from experiments.data import Dataset, Split
 from experiments.simulation import LEDGER, Aggregating, Simulation
 from robust_agg import Aggregator, Estimator, Ledger, Server
 from robust_agg.codecs import Codec
@@ -223,7 +223,6 @@ def training(
     folder: Path,
     *,
     attacked: bool = True,
-    split: SplitName = "test",
 ) -> Iterator[Simulation]:
     """One training of a configuration, at its beginning: a server for workers that are there.
 
@@ -234,12 +233,11 @@ def training(
         workers: of :func:`transport`; as they are when this ends.
         folder: where ledger, metrics and checkpoint are.
         attacked: whether the Byzantine workers do what the attack says.
-        split: what the model is evaluated on.
 
     Raises:
         ConfigError: the attack has a goal that these data do not allow.
     """
-    evaluated: Split = getattr(data, split)
+    evaluated: Split = getattr(data, config.split)
     model = ModelFactory.of(config, data)
     with server(config, defence, model, Ledger(folder / LEDGER)) as own:
         yield Simulation(

@@ -18,6 +18,7 @@ import torch
 from attacks import Attack, DataAttack, Fault, UnfitRoundError, check_some_round
 from experiments import specs
 from experiments.annotations import mismatch
+from experiments.data import SplitName
 from experiments.specs import AnyAttack
 from robust_agg import Aggregator, Estimator
 from robust_agg.codecs import Codec
@@ -107,7 +108,9 @@ class RunConfig:
     device: str = "auto"
     """The server's device: auto (CUDA where there is one), cpu, cuda, cuda:1, …"""
     evaluate_every: int = 10
-    """Rounds between two evaluations on the test set."""
+    """Rounds between two evaluations."""
+    split: SplitName = "test"
+    """What the model is evaluated on: validation data to choose by, test for the last word."""
     checkpoint_every: int = 50
     """Rounds between two checkpoints."""
     seed: int = 0

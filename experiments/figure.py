@@ -88,7 +88,11 @@ def _draw_accuracy(axes: Axes, config: RunConfig, results: Results) -> None:
             style = _style(place) if attacked else _dotted(place)
             if not untrained(metrics):
                 _line(axes, metrics, "accuracy", **style)
-    axes.set(title="Test accuracy (dotted: no attack)", ylim=(0, 1), ylabel="accuracy")
+    axes.set(
+        title=f"{config.split.capitalize()} accuracy (dotted: no attack)",
+        ylim=(0, 1),
+        ylabel="accuracy",
+    )
     _percent(axes)
     idle = [
         f"{defence}{'' if attacked else ' (no attack)'}"

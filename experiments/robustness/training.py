@@ -8,13 +8,11 @@ from pathlib import Path
 
 from experiments import assembly
 from experiments.config import RunConfig
-from experiments.data import SplitName, loaded
+from experiments.data import loaded
 from experiments.metrics import Metrics
 
 
-def train(
-    config: RunConfig, tick: Callable[[float], None], *, split: SplitName = "test"
-) -> Metrics:
+def train(config: RunConfig, tick: Callable[[float], None]) -> Metrics:
     """What the last evaluation of a run's only defence says; under attack, in this process.
 
     Raises:
@@ -25,7 +23,7 @@ def train(
     with (
         tempfile.TemporaryDirectory() as folder,
         assembly.transport(config, data, attacked=True) as workers,
-        assembly.training(config, defence, data, workers, Path(folder), split=split) as simulation,
+        assembly.training(config, defence, data, workers, Path(folder)) as simulation,
     ):
         last = None
         for metrics in simulation.run(config.rounds, evaluate_every=config.rounds):

@@ -100,7 +100,7 @@ class AttackSearch(Study):
     ) -> list[float]:
         return [
             train(
-                self.config.run(attack, seed), partial(_part, tick, place, len(seeds)), split=split
+                self.config.run(attack, seed, split), partial(_part, tick, place, len(seeds))
             ).accuracy
             for place, seed in enumerate(seeds)
         ]

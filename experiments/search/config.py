@@ -7,6 +7,7 @@ from typing import Literal
 
 from experiments.annotations import mismatch
 from experiments.config import ConfigError, RunConfig
+from experiments.data import SplitName
 from experiments.search.families import CHEAP, check
 from experiments.sweeps.cells import run_config
 from experiments.sweeps.config import NONE
@@ -63,7 +64,7 @@ class SearchConfig:
         for name in self.families:
             self.run(name, self.seed)
 
-    def run(self, attack: str, seed: int) -> RunConfig:
+    def run(self, attack: str, seed: int, split: SplitName = "test") -> RunConfig:
         """One training of the defence under an attack, or under none.
 
         Raises:
@@ -72,7 +73,8 @@ class SearchConfig:
         names = ("workers", "f", "defence", "local_estimator", "dataset", "partition", "model")
         numbers = ("rounds", "batch_size", "lr")
         given = {name: getattr(self, name) for name in (*names, *numbers)}
-        run = run_config({**given, "byzantine": self.byzantine, "attack": attack, "seed": seed})
+        given |= {"byzantine": self.byzantine, "attack": attack, "seed": seed, "split": split}
+        run = run_config(given)
         # As the command that repeats it says it.
         no = (NONE,)
         return replace(run, aggregator=run.aggregator or no, estimator=run.estimator or no)

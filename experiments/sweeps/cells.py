@@ -17,9 +17,16 @@ from experiments.data import loaded
 from experiments.sweeps.config import NONE, Value, Values
 from robust_agg import Estimator
 
-DEFAULTS: Values = {"transport": "inline", "hosts": 1, "identities": "run", "deadline": None}
+DEFAULTS: Values = {
+    "transport": "inline",
+    "hosts": 1,
+    "identities": "run",
+    "deadline": None,
+    "split": "validation",
+}
 """Of a cell, where a run has others: many cells share a machine, on which a deadline would let the
-load decide what counts; and Byzantine identities vary with the seed."""
+load decide what counts; Byzantine identities vary with the seed; and what cells are chosen by is
+not the test data."""
 
 _UNUSED = "SignFlip"
 # What nobody does where nobody is Byzantine: a run must name something.
@@ -154,8 +161,11 @@ def _refuser(error: ValueError) -> Refuser:
 
 
 def command(config: RunConfig) -> str:
-    """A shell command that trains the cell alone: all parameters that are not a run's defaults."""
-    words = ["robust-agg", "run"]
+    """A shell command that trains the cell alone: all parameters that are not a run's defaults.
+
+    Threads count, for sums of floats are taken in another order by more of them.
+    """
+    words = ["env", f"OMP_NUM_THREADS={config.threads}", "robust-agg", "run"]
     for each in fields(RunConfig):
         value = getattr(config, each.name)
         if value == each.default:

@@ -22,7 +22,7 @@ _HINTS: dict[str, Any] = {
     **{
         name: hint
         for name, hint in get_type_hints(RunConfig).items()
-        if name in {each.name for each in fields(RunConfig)} - {"aggregator", "estimator"}
+        if name in {each.name for each in fields(RunConfig)} - {"aggregator", "estimator", "split"}
     },
     "defence": str,
     "honest": int,

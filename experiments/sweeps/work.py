@@ -59,7 +59,7 @@ def _train(folder: Path, config: RunConfig, data: Dataset) -> None:
     with (
         assembly.cluster(config),
         assembly.transport(config, data, attacked=True) as workers,
-        assembly.training(config, defence, data, workers, folder, split="validation") as simulation,
+        assembly.training(config, defence, data, workers, folder) as simulation,
     ):
         simulation.restore()
         for _ in simulation.run(config.rounds, evaluate_every=config.evaluate_every):

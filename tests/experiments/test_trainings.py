@@ -21,22 +21,18 @@ from experiments.simulation import Simulation
 
 
 @contextmanager
-def training(
-    config: RunConfig, folder: Path, split: SplitName = "test", *, attacked: bool = True
-) -> Iterator[Simulation]:
+def training(config: RunConfig, folder: Path, *, attacked: bool = True) -> Iterator[Simulation]:
     data = loaded(config.dataset)
     (defence,) = config.defences
     with (
         assembly.transport(config, data, attacked=attacked) as workers,
-        assembly.training(
-            config, defence, data, workers, folder, split=split, attacked=attacked
-        ) as simulation,
+        assembly.training(config, defence, data, workers, folder, attacked=attacked) as simulation,
     ):
         yield simulation
 
 
-def last(config: RunConfig, folder: Path, split: SplitName = "test") -> Metrics:
-    with training(config, folder, split) as simulation:
+def last(config: RunConfig, folder: Path) -> Metrics:
+    with training(config, folder) as simulation:
         (*_, found) = simulation.run(config.rounds, evaluate_every=config.rounds)
     assert found is not None
     return found
@@ -46,8 +42,8 @@ def last(config: RunConfig, folder: Path, split: SplitName = "test") -> Metrics:
 def test_the_model_is_evaluated_on_the_split_that_was_asked_for(
     split: SplitName, tmp_path: Path
 ) -> None:
-    config = tiny(attack="Backdoor", rounds=5)
-    with training(config, tmp_path, split) as simulation:
+    config = tiny(attack="Backdoor", rounds=5, split=split)
+    with training(config, tmp_path) as simulation:
         (*_, found) = simulation.run(5, evaluate_every=5)
         model, samples = simulation.model, getattr(loaded("digits"), split)
         with torch.inference_mode():

@@ -13,6 +13,7 @@ import pytest
 
 from experiments import cli, specs
 from experiments.config import ConfigError
+from experiments.data import SplitName
 from experiments.robustness.training import train
 from experiments.search.attack_search import AttackSearch
 from experiments.search.config import SearchConfig
@@ -127,8 +128,8 @@ def test_the_worst_is_tried_again_on_fresh_seeds_and_the_test_set(tmp_path: Path
     fresh = [(row["attack"], row["seed"]) for row in rows if row["part"] == "fresh"]
     assert fresh == [(NONE, 9), (NONE, 10), (worst["attack"], 9), (worst["attack"], 10)]
 
-    def accuracy(attack: str, seed: int, split: str) -> float:
-        return train(CONFIG.run(attack, seed), lambda share: None, split=split).accuracy  # type: ignore[arg-type]  # a name of a split
+    def accuracy(attack: str, seed: int, split: SplitName) -> float:
+        return train(CONFIG.run(attack, seed, split), lambda share: None).accuracy
 
     assert worst["accuracy"] == fmean(
         accuracy(worst["attack"], seed, "validation") for seed in (7, 8)
@@ -156,7 +157,7 @@ def test_a_search_is_kept_piece_by_piece(tmp_path: Path) -> None:
 
 def test_the_command_is_the_run() -> None:
     run = CONFIG.run("SignFlip(scale=3.0, of='mean')", 7)
-    _, bound, _ = cli.app.parse_args(shlex.split(command(run))[1:])
+    _, bound, _ = cli.app.parse_args(shlex.split(command(run))[3:])
     assert bound.arguments["config"] == run
 
 
