@@ -14,6 +14,9 @@ from experiments.studies.study import Preset
 from experiments.sweeps import show
 from experiments.sweeps.carry_out import Means, carry_out
 from experiments.sweeps.config import SweepConfig
+from experiments.sweeps.export import RESULTS
+from experiments.sweeps.folder import PAGE
+from experiments.sweeps.live import LiveReport
 from experiments.sweeps.reading import read
 from experiments.sweeps.recipes import located
 
@@ -30,9 +33,9 @@ def sweep(
 ) -> int:
     """Train every combination of the values in a file, side by side, and say which defence holds.
 
-    Ends with a leaderboard and a report, one HTML page. A cell that fails stops no other. Called
-    again after Ctrl-C, kill -9 or a reboot, it does what is left, from the checkpoints of the
-    cells. Exit code 3 where cells have failed.
+    Ends with a leaderboard and a report, one HTML page, which follows the sweep while it runs. A
+    cell that fails stops no other. Called again after Ctrl-C, kill -9 or a reboot, it does what is
+    left, from the checkpoints of the cells. Exit code 3 where cells have failed.
 
     Parameters
     ----------
@@ -62,20 +65,28 @@ def sweep(
     means = Means(jobs=jobs, stall=stall, retry=retry, preset=preset, command=again)
     console = new_console()
     shown = show.Shown(console)
+    page = f"report so far, and again every minute: {folder / PAGE}"
+    live = LiveReport(folder, lambda: console.print(page, soft_wrap=True))
     console.print(f"{config.title}, {preset}: {folder}", soft_wrap=True)
     try:
-        result = carry_out(config, folder, means, shown)
+        result = carry_out(config, folder, means, shown, live)
     except InterruptedRun as stopped:
         shown.stop()
         console.print(f"interrupted; continue with: {again}", soft_wrap=True)
         return 128 + stopped.number
     finally:
         shown.stop()
-    show.show(config, result, folder, console)
+        live.close()
     # What draws takes longer to import than Ctrl-C should wait.
+    from experiments.sweeps.found import tell
+    from experiments.sweeps.report.cells import read as read_folder
+    from experiments.sweeps.report.content import compose
     from experiments.sweeps.report.write import write
 
-    console.print(f"report: {write(folder)}", soft_wrap=True)
+    content = compose(read_folder(folder))
+    tell(config, result, content, console)
+    console.print(f"numbers: {folder / RESULTS}", soft_wrap=True)
+    console.print(f"report: {write(content, folder)}", soft_wrap=True)
     return 3 if result.failed else 0
 
 

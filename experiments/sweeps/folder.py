@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from experiments import specs
+from experiments import provenance, specs
 from experiments.config import ConfigError, RunConfig
 from experiments.data import loaded
 from experiments.files import replacing
@@ -21,8 +21,9 @@ from robust_agg import __version__
 SWEEP = "sweep.json"
 CELLS = "cells"
 ATTACKS = "attacks"
+PAGE = "report.html"
 
-_FREE = ("title", "notes", "published", "preset", "version", "command")
+_FREE = ("title", "notes", "published", "preset", "version", "command", "where")
 # What may differ when a sweep goes on: no number depends on it but by the version, which is kept of
 # every cell.
 
@@ -68,6 +69,7 @@ def bind(sweep: SweepConfig, folder: Path, *, preset: str, command: str) -> Swee
         "preset": preset,
         "version": __version__,
         "command": command,
+        "where": [],
     }
     _bind(folder, json.loads(json.dumps(content)))
     here = {text: f"{folder / place}" for text, place in own.items()}
@@ -85,8 +87,20 @@ def _bind(folder: Path, content: dict[str, Any]) -> None:
                     f"out: {folder} holds another sweep, found {name}={kept.get(name)!r} instead "
                     f"of {content.get(name)!r}; choose another folder"
                 )
-    if kept == content:
-        return
+        content["where"] = kept.get("where", [])
+    if kept != content:
+        _write(path, content)
+
+
+def sign(folder: Path) -> None:
+    """Note on which machine, and with which commit, cells are trained from now on."""
+    content = _read(folder / SWEEP)
+    here = provenance.where()
+    if here not in content["where"]:
+        _write(folder / SWEEP, {**content, "where": [*content["where"], here]})
+
+
+def _write(path: Path, content: dict[str, Any]) -> None:
     with replacing(path) as file:
         file.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 

@@ -1,4 +1,4 @@
-"""Which setting of the tuned parameters is chosen, and what is said of it on test data."""
+"""Which setting of the tuned parameters is chosen, by validation data alone."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from math import inf
 from statistics import fmean
 from typing import TypeAlias
 
-from experiments.studies.paired import interval
 from experiments.sweeps.cells import Point
 from experiments.sweeps.plan import Pairs
 
@@ -64,36 +63,3 @@ def chosen(points: Sequence[Point], accuracy: Measured) -> list[Setting]:
         if value > best.get(setting.group, (-inf, setting))[0]:
             best[setting.group] = value, setting
     return [setting for _, setting in best.values()]
-
-
-@dataclass(frozen=True)
-class Standing:
-    """A line of the leaderboard.
-
-    Attributes:
-        setting: that was chosen.
-        attack: under which it is worst on test data; empty where cells have failed.
-        mean: its test accuracy under that attack, over the seeds; None where cells have failed, any
-            of which may be the worst case.
-        half: half the length of the mean's 95 % confidence interval; infinite for one seed.
-        failed: how many of its cells have failed, under any attack.
-    """
-
-    setting: Setting
-    attack: str
-    mean: float | None
-    half: float
-    failed: int
-
-
-def leaderboard(settings: Iterable[Setting], test_accuracy: Measured) -> list[Standing]:
-    """The chosen settings, the best worst case first, and at the end those with failed cells."""
-    lines = []
-    for setting in settings:
-        failed = sum(test_accuracy(point) is None for point in setting.points)
-        if failed:
-            lines.append(Standing(setting, "", None, inf, failed))
-        else:
-            attack, values = worst(setting, test_accuracy)
-            lines.append(Standing(setting, attack, *interval(values), 0))
-    return sorted(lines, key=lambda line: inf if line.mean is None else -line.mean)

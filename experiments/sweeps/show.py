@@ -1,27 +1,18 @@
-"""A sweep before the user's eyes: how far it is, when it will be done, and what it has found."""
+"""A sweep before the user's eyes while it runs: how far it is, and when it will be done."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
-from math import isfinite
-from pathlib import Path
+from collections.abc import Callable
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
-from rich.table import Table
 
-from experiments.sweeps.carry_out import Result, Tally
-from experiments.sweeps.cells import Cell, Point, label
-from experiments.sweeps.config import SweepConfig
-from experiments.sweeps.export import RESULTS
-from experiments.sweeps.plan import Search
-from experiments.sweeps.selection import Standing
+from experiments.sweeps.cells import Cell, Point
+from experiments.sweeps.known import Tally
 
 _EVERY = 30.0
 # Seconds between two lines where there is no terminal.
-_LINES = 20
-# Of the leaderboard.
 
 
 class Shown:
@@ -107,94 +98,3 @@ def failure(cell: Cell, reason: str) -> str:
 
 def _is_told(point: Point, name: str) -> bool:
     return name in point.given and name not in dict(point.group)
-
-
-def show(sweep: SweepConfig, result: Result, folder: Path, console: Console) -> None:
-    """Leaderboard or breakdowns, failed cells, and where the numbers are."""
-    if sweep.breakdown is None:
-        console.print(board(sweep, result.leaderboard))
-        tried = (row.cell for row in result.rows if row.cell.refuser != "attack")
-        without = len({cell.point.group for cell in tried}) - len(result.leaderboard)
-        if without:
-            console.print(
-                f"{without} groups of cells are not in the table: every setting that was tuned "
-                "has a failed cell",
-                soft_wrap=True,
-            )
-    else:
-        console.print(breakdowns(sweep, result.searches))
-    for row in result.failed:
-        console.print(failure(row.cell, row.entry.reason or ""), soft_wrap=True)
-    done = sum(row.entry.state == "done" for row in result.rows)
-    console.print(f"{done} of {len(result.rows)} cells done: {folder / RESULTS}", soft_wrap=True)
-
-
-def board(sweep: SweepConfig, lines: Sequence[Standing]) -> Table:
-    """The leaderboard, the best worst case first."""
-    more = len(lines) - _LINES
-    caption = [
-        "accuracy: on test data under the worst attack, mean over the seeds with its 95 % "
-        "confidence interval",
-        *(
-            ["tuned: chosen on validation data, by the worst case over the attacks"]
-            * bool(sweep.tune)
-        ),
-        *([f"and {more} lines more, in {RESULTS}"] if more > 0 else []),
-    ]
-    shown = Table(title=sweep.title, caption="\n".join(caption), caption_justify="left")
-    names = sweep.varied or ("defence",)
-    for name in names:
-        shown.add_column(name)
-    if sweep.tune:
-        shown.add_column("tuned")
-    shown.add_column("worst attack")
-    shown.add_column("accuracy", justify="right")
-    failed = any(line.failed for line in lines)
-    if failed:
-        shown.add_column("cells failed", justify="right")
-    for line in lines[:_LINES]:
-        given = line.setting.points[0].given
-        shown.add_row(
-            *(str(given[name]) for name in names),
-            *([label(line.setting.tuned)] if sweep.tune else []),
-            line.attack,
-            accuracy(line),
-            *([str(line.failed)] if failed else []),
-        )
-    return shown
-
-
-def accuracy(line: Standing) -> str:
-    """``"87.1 ± 1.3 %"``; of one seed there is no interval."""
-    if line.mean is None:
-        return "not ranked"
-    half = f" ± {100 * line.half:.1f}" if isfinite(line.half) else ""
-    return f"{100 * line.mean:.1f}{half} %"
-
-
-def breakdowns(sweep: SweepConfig, searches: Sequence[Search]) -> Table:
-    """The smallest f that is too many, by group and attack."""
-    assert sweep.breakdown is not None, "a sweep that searches"
-    most = sweep.breakdown.most
-    attacks = list(dict.fromkeys(search.first.attack for search in searches))
-    shown = Table(
-        title=sweep.title,
-        caption=f"the smallest f at which the mean validation accuracy is below "
-        f"{sweep.breakdown.accuracy:.0%}; > {most}: at none up to {most}"
-        + ("" if all(search.finished for search in searches) else "; ?: a cell has failed"),
-        caption_justify="left",
-    )
-    names = sweep.varied or ("defence",)
-    for name in names:
-        shown.add_column(name)
-    for attack in attacks:
-        shown.add_column(attack, justify="right")
-    lines: dict[tuple[str, ...], dict[str, str]] = {}
-    for search in searches:
-        key = tuple(str(search.first.given[name]) for name in names)
-        found = f"> {most}" if search.found is None else str(search.found)
-        found = found if search.finished else "?"
-        lines.setdefault(key, {})[search.first.attack] = found
-    for key, found_by in lines.items():
-        shown.add_row(*key, *(found_by.get(attack, "") for attack in attacks))
-    return shown

@@ -7,10 +7,11 @@ from typing import Any
 
 from pyarrow import parquet
 
-from experiments.sweeps.carry_out import Means, Result, Tally, carry_out
+from experiments.sweeps.carry_out import Means, carry_out
 from experiments.sweeps.cells import Cell
 from experiments.sweeps.config import SweepConfig
 from experiments.sweeps.export import CLOCK, CURVES, RESULTS
+from experiments.sweeps.known import Result, Tally
 
 BASE: dict[str, Any] = {
     "honest": 5,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from math import prod
 from pathlib import Path
 from typing import get_args
@@ -10,6 +11,7 @@ import pytest
 from pyarrow import parquet
 
 from experiments import cli
+from experiments.data import DATA_VARIABLE
 from experiments.studies.study import Preset
 from experiments.sweeps.cells import run_config
 from experiments.sweeps.plan import wanted
@@ -48,15 +50,19 @@ def test_a_file_is_preferred_to_a_recipe(tmp_path: Path, monkeypatch: pytest.Mon
     assert located("online") == Path("online")
 
 
-def test_one_command_makes_the_numbers_and_the_page(tmp_path: Path) -> None:
-    arguments = ["sweep", "online", "--preset", "smoke", "--jobs", "2", "--out", str(tmp_path)]
+@pytest.mark.parametrize(("name", "cells"), [("byzfl", 4), ("bucketing", 4), ("online", 9)])
+def test_one_command_makes_the_numbers_and_the_page(name: str, cells: int, tmp_path: Path) -> None:
+    if name != "online" and not os.environ.get(DATA_VARIABLE):
+        pytest.skip(f"MNIST's files are needed: {DATA_VARIABLE} is not set")
+    arguments = ["sweep", name, "--preset", "smoke", "--jobs", "2", "--out", str(tmp_path)]
     with pytest.raises(SystemExit) as ended:
         cli.main(arguments)
     assert ended.value.code == 0
     rows = parquet.read_table(tmp_path / "results.parquet").to_pylist()
-    assert len(rows) == 9
+    assert len(rows) == cells
     assert all(row["state"] == "done" and row["chosen"] for row in rows)
     assert all(0 <= row["test_accuracy"] <= 1 for row in rows)
     page = (tmp_path / "report.html").read_text(encoding="utf-8")
     assert "Leaderboard" in page
-    assert "AntiClip" in page
+    assert rows[-1]["attack"].partition("(")[0] in page
+    assert ("Published numbers" in page) == (name != "online")

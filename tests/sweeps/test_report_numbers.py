@@ -16,9 +16,9 @@ from experiments.config import ConfigError
 from experiments.sweeps.report.cells import RESULTS, SWEEP, read
 from experiments.sweeps.report.content import Content, compose
 from experiments.sweeps.report.heat import HeatMap
-from experiments.sweeps.report.leaderboard import Entry
+from experiments.sweeps.report.leaderboard import Entry, p_text
 from experiments.sweeps.report.names import pieces, wrapped
-from experiments.sweeps.report.tables import Table
+from experiments.sweeps.report.tables import Table, entries_table
 
 
 def content(folder: Path, rows: list[Row], **about: Any) -> Content:
@@ -74,6 +74,25 @@ def test_the_first_two_are_compared_seed_by_seed_in_their_own_worst_cases(tmp_pa
     assert found.said[0].startswith(f"{GM} keeps most in its worst case: 82.0 ± 6.6 % under {ALIE}")
     assert f"{CWM}, is 8.0 points behind" in found.said[1]
     assert f"p = {expected.pvalue:.3f}, the seeds tell the two apart" in found.said[1]
+
+
+def test_every_defence_is_compared_with_the_first(tmp_path: Path) -> None:
+    found = content(tmp_path, small())
+    texts = column(entries_table(found.entries), "behind the first")
+    assert texts[0] == "–"
+    for each, text in zip(found.entries[1:], texts[1:], strict=True):
+        assert each.worst is not None
+        theirs = TESTED[each.defence, each.worst.group.attack]
+        expected = stats.ttest_rel(TESTED[GM, ALIE], theirs).pvalue
+        assert text.endswith(f"({p_text(expected)})")
+
+
+def test_it_is_said_where_cells_were_trained_by_different_versions(tmp_path: Path) -> None:
+    one, two = small(version="0.1.0"), small(version="0.1.0")
+    two[-1]["version"] = "0.1.0, 0.2.0"
+    alike, mixed = content(tmp_path / "1", one).sweep, content(tmp_path / "2", two).sweep
+    assert alike.versions == ("0.1.0",)
+    assert mixed.versions == ("0.1.0", "0.2.0")
 
 
 def test_a_difference_that_may_be_chance_is_said_so(tmp_path: Path) -> None:
@@ -399,7 +418,16 @@ def test_measures_are_means_over_the_seeds(tmp_path: Path) -> None:
     assert column(table, "rounds to target") == ["100 (1 of 2)", "never (0 of 1)"]
     assert column(table, "backdoor success") == ["60.0 %", "–"]
     assert column(table, "messages, MB") == ["3.00", "3.00"]
-    assert "rows missing" not in table.headings
+    assert not {"rows missing", "rounds spared", "ε"} & {*table.headings}
+
+
+def test_rounds_that_were_spared_and_spent_epsilon_have_columns_where_there_are_any(
+    tmp_path: Path,
+) -> None:
+    rows = [row(GM, FLIP, 0, 0.8, spared=3, epsilon=1.25), row(CWM, FLIP, 0, 0.8, spared=0)]
+    (table,) = content(tmp_path, rows).measures
+    assert column(table, "rounds spared") == ["3.00", "0"]
+    assert column(table, "ε") == ["1.25", "–"]
 
 
 def test_a_measure_that_an_attack_drives_to_the_largest_number_is_shown(tmp_path: Path) -> None:

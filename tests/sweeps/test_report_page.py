@@ -26,6 +26,8 @@ from report_samples import (
 
 from experiments.cli import main
 from experiments.config import ConfigError
+from experiments.sweeps.report.cells import read
+from experiments.sweeps.report.content import compose
 from experiments.sweeps.report.write import write as write_report
 
 PUBLISHED = {"source": "A paper, table 1", "rows": [{"where": {"f": 2}, "value": 0.87}]}
@@ -85,7 +87,7 @@ class Page(HTMLParser):
 
 def report(folder: Path, rows: list[Row], **given: Any) -> tuple[Page, str, str]:
     """The page, its source, and the Markdown."""
-    page = write_report(write(folder, rows, **given))
+    page = write_report(compose(read(write(folder, rows, **given))), folder)
     source = page.read_text(encoding="utf-8")
     return Page(source), source, (folder / "report.md").read_text(encoding="utf-8")
 
@@ -294,6 +296,21 @@ def test_a_sweep_in_which_all_failed_says_why(tmp_path: Path) -> None:
     assert "ValueError: n too small" in text
 
 
+def test_it_says_where_the_sweep_was_carried_out(tmp_path: Path) -> None:
+    page, _, text = report(tmp_path, small(), command="robust-agg sweep x", where=["A <B>", "C"])
+    for said in ("A <B>", "C"):
+        assert said in page.text
+    assert "on: A \\<B\\>; then C" in text
+
+
+def test_a_sweep_of_several_versions_says_so(tmp_path: Path) -> None:
+    rows = small(version="0.1.0")
+    rows[-1]["version"] = "0.2.0"
+    page, _, text = report(tmp_path, rows)
+    for said in (page.text, text):
+        assert "same version of robust-agg: 0.1.0, 0.2.0" in said
+
+
 def test_failed_cells_are_told_with_their_reason_and_command(tmp_path: Path) -> None:
     rows = small()
     rows[0] |= {"state": "failed", "failure": "no round in 300 s", "test_accuracy": None}
@@ -340,10 +357,10 @@ def test_a_report_is_written_over_an_older_one(tmp_path: Path) -> None:
 
 
 def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
-    write(tmp_path, small())
+    content = compose(read(write(tmp_path, small())))
     (tmp_path / "figures").touch()
     with pytest.raises(ConfigError, match="folder must be one that can be written, found "):
-        write_report(tmp_path)
+        write_report(content, tmp_path)
 
 
 def test_the_command_line_writes_the_report(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import sqlite3
 from contextlib import closing
-from math import inf
 from pathlib import Path
 
 import pytest
@@ -13,12 +12,12 @@ from rich.console import Console
 from sweep_samples import small
 
 from experiments import cli
-from experiments.sweeps import show
-from experiments.sweeps.carry_out import Tally
+from experiments.sweeps import found, show
 from experiments.sweeps.cells import Cell, Point
 from experiments.sweeps.config import Breakdown
+from experiments.sweeps.known import Tally
 from experiments.sweeps.plan import Search
-from experiments.sweeps.selection import Setting, Standing
+from experiments.sweeps.report.tables import Table
 
 
 def tally(done: int, rounds: int, *, failed: int = 0) -> Tally:
@@ -84,38 +83,19 @@ def printed(shown: object) -> str:
     return screen.getvalue()
 
 
-def test_the_leaderboard_shows_settings_worst_attacks_and_intervals() -> None:
-    sweep = small(grid={"defence": ("Mean", "Krum"), "seed": (0, 1)}, tune={"lr": (0.1,)})
-
-    def setting(defence: str) -> Setting:
-        return Setting((("defence", defence),), (("lr", 0.1),), (point(defence=defence),))
-
-    table = printed(
-        show.board(
-            sweep,
-            [
-                Standing(setting("Krum"), "SignFlip", 0.871, 0.0132, 0),
-                Standing(setting("Mean"), "none", 0.5, inf, 0),
-                Standing(setting("Median"), "", None, inf, 1),
-            ],
-        )
-    )
-    first, second, third = (line for line in table.splitlines() if "lr=0.1" in line)
-    assert [cell.strip() for cell in first.split("│")[1:-1]] == [
-        "Krum",
-        "lr=0.1",
-        "SignFlip",
-        "87.1 ± 1.3 %",
-        "0",
+def test_a_table_of_the_report_is_shown_as_it_is_and_a_long_one_in_part() -> None:
+    lines = tuple((f"[b]rule {place}", f"{place}.5 ± 1.0") for place in range(25))
+    screen = io.StringIO()
+    table = Table("", ("defence", "worst case, %"), lines)
+    found.put(table, "A sweep", Console(file=screen, width=80))
+    shown = screen.getvalue()
+    assert [cell.strip() for cell in shown.splitlines()[4].split("│")[1:-1]] == [
+        "[b]rule 0",
+        "0.5 ± 1.0",
     ]
-    assert [cell.strip() for cell in second.split("│")[1:-1]] == [
-        "Mean",
-        "lr=0.1",
-        "none",
-        "50.0 %",
-        "0",
-    ]
-    assert [cell.strip() for cell in third.split("│")[1:-1]][2:] == ["", "not ranked", "1"]
+    assert "rule 19" in shown
+    assert "rule 20" not in shown
+    assert "and 5 lines more, in the report" in shown
 
 
 def test_breakdowns_are_shown_by_attack() -> None:
@@ -124,13 +104,13 @@ def test_breakdowns_are_shown_by_attack() -> None:
         grid={"defence": ("Mean", "Krum"), "attack": ("none", "SignFlip")},
         breakdown=Breakdown(accuracy=0.5, most=4),
     )
-    found = {("Mean", "none"): None, ("Mean", "SignFlip"): 1, ("Krum", "SignFlip"): 3}
+    known = {("Mean", "none"): None, ("Mean", "SignFlip"): 1, ("Krum", "SignFlip"): 3}
     searches = [
         Search(point(defence=defence, attack=attack), (), True, f)
-        for (defence, attack), f in found.items()
+        for (defence, attack), f in known.items()
     ]
     searches.append(Search(point(defence="Krum", attack="none"), (), False, None))
-    lines = [line.split() for line in printed(show.breakdowns(sweep, searches)).splitlines()]
+    lines = [line.split() for line in printed(found.breakdowns(sweep, searches)).splitlines()]
     assert ["│", "Mean", "│", ">", "4", "│", "1", "│"] in lines
     assert ["│", "Krum", "│", "?", "│", "3", "│"] in lines
 
@@ -151,11 +131,12 @@ def test_the_command_says_what_it_found_and_by_its_exit_code_that_cells_failed(
         assert ended.value.code == 3
         said = capsys.readouterr()
         assert said.err == ""
-        assert "3 of 4 cells done: runs/sweep/few-default/results.parquet" in said.out
+        assert "3 of 4 cells done" in said.out
+        assert "numbers: runs/sweep/few-default/results.parquet" in said.out
         (failed,) = (line for line in said.out.splitlines() if line.startswith("failed: "))
         assert "defence=Krum, f=2" in failed
         assert "n >= 2f + 3 is required" in failed
-        assert "worst attack" in said.out
+        assert "worst case, %" in said.out
     # A database that cannot be read, or written to, is one line.
     with closing(sqlite3.connect("runs/sweep/few-default/sweep.sqlite")) as connection:
         connection.execute("ALTER TABLE cells RENAME COLUMN outcome TO other")

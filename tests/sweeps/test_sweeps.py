@@ -1,20 +1,18 @@
-"""Sweeps on real Ray: bad cells alone with what they do, kills that change no number."""
+"""Sweeps on real Ray: what they leave, and bad cells that are alone with what they do."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import re
+import shlex
 import shutil
-import signal
 import sqlite3
 import subprocess
 import sys
 import threading
-import time
-from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -23,22 +21,22 @@ import torch
 from sweep_samples import BASE, Told, carried_out, rows, small, timeless
 from torch import nn
 
-from experiments import assembly
-from experiments.cli import main
+from experiments import assembly, provenance
 from experiments.config import ConfigError
 from experiments.data import load
-from experiments.metrics import METRICS, read_metrics
+from experiments.metrics import METRICS, Metrics, read_metrics
 from experiments.run_folder import CONFIG, LOCK, locked
 from experiments.simulation import CHECKPOINT, LEDGER
 from experiments.sweeps import carry_out as carrying
-from experiments.sweeps.carry_out import Tally
 from experiments.sweeps.cells import run_config
 from experiments.sweeps.config import Breakdown, Published
 from experiments.sweeps.export import BREAKDOWN, CURVES, RESULTS
 from experiments.sweeps.folder import CELLS, SWEEP
+from experiments.sweeps.known import Tally
 from experiments.sweeps.outcome import TIME
 from experiments.sweeps.pool import Pool, Watch
-from experiments.sweeps.reading import read
+from experiments.sweeps.report.cells import read as read_folder
+from experiments.sweeps.report.content import compose
 from experiments.sweeps.store import FILE
 from experiments.sweeps.work import MODEL, STARTED, train
 from robust_agg import Ledger, __version__
@@ -80,7 +78,7 @@ def test_a_sweep_leaves_every_cell_and_their_numbers(finished: Path) -> None:
         assert row["accepted"] == (1.0 if attacked and row["defence"] == "Mean" else None)
         assert row["seconds"] > 0
         assert row["group"] == f"defence={row['defence']}"
-        assert row["command"].startswith("robust-agg run ")
+        assert row["command"].startswith("env OMP_NUM_THREADS=1 robust-agg run ")
     curves = rows(finished, CURVES)
     assert [row["round"] for row in curves] == [4, 8, 12] * 8
     assert {row["cell"] for row in curves} == {row["cell"] for row in found}
@@ -115,6 +113,24 @@ def test_training_is_measured_on_validation_data_and_the_test_data_at_its_end(
         assert row["chosen"]
 
 
+def test_the_command_beside_a_cell_trains_it_again(finished: Path, tmp_path: Path) -> None:
+    row = next(row for row in rows(finished) if row["attack"] != "none")
+    words = shlex.split(row["command"])
+    subprocess.run(
+        [*words[:2], sys.executable, "-m", "experiments", *words[3:], "--out", str(tmp_path)],
+        check=True,
+        stdout=subprocess.DEVNULL,
+    )
+    found = [read_metrics(path.parent) for path in tmp_path.rglob(METRICS)]
+    cell = [timed(metrics) for metrics in read_metrics(finished / CELLS / row["cell"])]
+    assert cell in [[timed(metrics) for metrics in each] for each in found]
+
+
+def timed(metrics: Metrics) -> Metrics:
+    """With another time, the same for all."""
+    return dataclasses.replace(metrics, seconds=0.0)
+
+
 def test_a_finished_sweep_is_only_read(finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(carrying, "Pool", None)
     monkeypatch.setattr(carrying, "tested", None)
@@ -140,7 +156,7 @@ def test_the_test_data_is_read_once_for_what_validation_chose(
         grid={"defence": ("Mean",), "attack": ("none", "SignFlip"), "seed": (0, 1)},
         tune={"lr": (1e-9, 1.0)},
     )
-    result = carried_out(sweep, tmp_path, told)
+    carried_out(sweep, tmp_path, told)
     found = rows(tmp_path)
     chosen = {row["cell"] for row in found if row["chosen"]}
     assert [row["tuned"] for row in found if row["chosen"]] == ["lr=1.0"] * 4
@@ -148,8 +164,6 @@ def test_the_test_data_is_read_once_for_what_validation_chose(
     assert len(tested) == 4
     assert all(states["done"] == 8 for _, states in tested)
     assert all((row["test_accuracy"] is not None) == row["chosen"] for row in found)
-    (line,) = result.leaderboard
-    assert line.setting.tuned == (("lr", 1.0),)
 
 
 BAD = """
@@ -186,7 +200,7 @@ def test_a_crash_a_hang_and_an_error_cost_one_cell_each(
     told = Told()
     attacks = (*bad, *grid["attack"])
     sweep = small(grid={"defence": ("Mean",), "attack": attacks, "seed": (0,)})
-    result = carried_out(sweep, tmp_path / "out", told, stall=12.0)
+    carried_out(sweep, tmp_path / "out", told, stall=12.0)
     found = {row["attack"]: row for row in rows(tmp_path / "out")}
     states = {attack: row["state"] for attack, row in found.items()}
     reasons = {cell.point.attack: reason for cell, reason in told.failures}
@@ -213,8 +227,8 @@ def test_a_crash_a_hang_and_an_error_cost_one_cell_each(
     # Nothing of Ray's own is shown to the user.
     assert capfd.readouterr() == ("", "")
     # What a failed cell would have been is not known.
-    (line,) = result.leaderboard
-    assert (line.mean, line.failed) == (None, 3)
+    (entry,) = compose(read_folder(tmp_path / "out")).entries
+    assert (entry.rank, entry.missing) == (None, 3)
 
 
 def test_failed_cells_are_tried_again_when_asked_from_their_checkpoints(tmp_path: Path) -> None:
@@ -299,12 +313,10 @@ def test_an_attack_that_cannot_be_made_brings_no_rule_down(tmp_path: Path) -> No
     base = {name: value for name, value in BASE.items() if name not in ("f", "honest")}
     base |= {"defence": "CoordinateWiseMedian", "workers": 8, "attack": "ALittleIsEnough"}
     sweep = small(base=base, grid={}, breakdown=Breakdown(accuracy=1e-6, most=3))
-    result = carried_out(sweep, tmp_path)
+    carried_out(sweep, tmp_path)
     (row,) = rows(tmp_path, BREAKDOWN)
     assert (row["breakdown_f"], row["finished"]) == (None, True)
     assert {r["config.f"]: r["state"] for r in rows(tmp_path)} == {2: "failed", 3: "done"}
-    # A mean over f is none of a setting.
-    assert result.leaderboard == []
 
 
 def test_an_attack_that_cannot_be_made_is_left_out_of_the_choice(tmp_path: Path) -> None:
@@ -314,8 +326,7 @@ def test_an_attack_that_cannot_be_made_is_left_out_of_the_choice(tmp_path: Path)
         grid={"attack": attacks, "seed": (0,)},
         tune={"lr": (1e-9, 1.0)},
     )
-    (line,) = carried_out(sweep, tmp_path).leaderboard
-    assert (line.setting.tuned, line.attack, line.failed) == ((("lr", 1.0),), "SignFlip", 0)
+    carried_out(sweep, tmp_path)
     found = {(r["attack"], r["tuned"]): (r["state"], r["chosen"]) for r in rows(tmp_path)}
     assert found == {
         ("SignFlip", "lr=1e-09"): ("done", False),
@@ -413,93 +424,6 @@ def test_a_ledger_may_come_and_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert (watch.look(9.0), watch.rounds) == (0.0, 0)
 
 
-# --- kills ----------------------------------------------------------------------------------------
-
-LONG = """
-[base]
-honest = 5
-f = 2
-model = "LogisticRegression"
-rounds = 400
-batch_size = 8
-evaluate_every = 50
-checkpoint_every = 20
-
-[grid]
-defence = ["Mean", "VClip(fusion='sequential')"]
-attack = ["none", "GaussianNoise(scale=3.0)"]
-seed = [0, 1]
-"""
-
-
-def test_stopped_killed_and_resumed_equals_undisturbed(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    file = tmp_path / "long.toml"
-    file.write_text(LONG)
-    out = tmp_path / "out"
-    command = ["sweep", str(file), "--out", str(out), "--jobs", "2"]
-
-    # Ctrl-C, when cells have checkpoints.
-    begun = pressed(lambda: len([*out.glob(f"{CELLS}/*/{CHECKPOINT}")]) == 2)
-    with begun, pytest.raises(SystemExit) as ended:
-        main(command)
-    assert ended.value.code == 130
-    said = capsys.readouterr().out
-    again = re.search(r"interrupted; continue with: robust-agg (.*)\n", said)
-    assert again is not None, said
-    assert {row["state"] for row in rows(out)} <= {"done", "pending"}
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
-
-    # kill -9, when a cell is finished and another has a checkpoint; that may be finished too before
-    # its process has noticed: then once more.
-    kept: dict[Path, list[dict[str, Any]]] = {}
-    while not kept:
-        process = started(*again[1].split())
-        finished = len([*out.glob(f"{CELLS}/*/{MODEL}")])
-        wait_for(
-            process,
-            lambda before=finished: (
-                len([*out.glob(f"{CELLS}/*/{MODEL}")]) > before
-                and any(0 < checkpoint_round(p) <= 100 for p in out.glob(f"{CELLS}/*/{CHECKPOINT}"))
-            ),
-        )
-        process.kill()
-        process.communicate()
-        checkpoints = {
-            path.parent: checkpoint_round(path) for path in out.glob(f"{CELLS}/*/{CHECKPOINT}")
-        }
-        kept = {cell: lines(cell)[:round] for cell, round in checkpoints.items() if round}
-    assert len([*out.glob(f"{CELLS}/*/{MODEL}")]) < 8
-
-    carried_out(read(file), out)
-    for cell, before in kept.items():
-        # The times in them show that these rounds were not done again.
-        assert lines(cell)[: len(before)] == before
-    carried_out(read(file), tmp_path / "undisturbed")
-    assert timeless(out) == timeless(tmp_path / "undisturbed")
-    for cell in (out / CELLS).iterdir():
-        same = tmp_path / "undisturbed" / CELLS / cell.name
-        assert (cell / MODEL).read_bytes() == (same / MODEL).read_bytes()
-        assert [without_times(line) for line in Ledger(cell / LEDGER)] == [
-            without_times(line) for line in Ledger(same / LEDGER)
-        ]
-
-
-def test_a_signal_to_all_processes_fails_no_cell(tmp_path: Path) -> None:
-    """As a scheduler sends it."""
-    file = tmp_path / "long.toml"
-    file.write_text(LONG.replace("400", "25000"))
-    out = tmp_path / "out"
-    process = started("sweep", str(file), "--out", str(out), "--jobs", "2")
-    wait_for(process, lambda: len([*out.glob(f"{CELLS}/*/{CHECKPOINT}")]) == 2)
-    os.killpg(process.pid, signal.SIGTERM)
-    said, errors = process.communicate(timeout=60)
-    assert (process.returncode, errors) == (128 + signal.SIGTERM, "")
-    assert "interrupted; continue with: robust-agg sweep" in said
-    assert {row["state"] for row in rows(out)} == {"pending"}
-
-
 def test_what_ray_does_to_a_cell_is_not_the_cells_fault(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -519,59 +443,6 @@ def test_what_ray_does_to_a_cell_is_not_the_cells_fault(
     assert [row["state"] for row in rows(tmp_path)] == ["pending"] * 3
 
 
-def started(*arguments: str) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "-m", "experiments", *arguments],
-        start_new_session=True,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env={name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"},
-    )
-
-
-@contextmanager
-def pressed(when: Callable[[], bool]) -> Iterator[None]:
-    """Ctrl-C for this process, at the moment that it is time."""
-    ended = threading.Event()
-
-    def press() -> None:
-        while not when():
-            if ended.wait(0.01):
-                return
-        os.kill(os.getpid(), signal.SIGINT)
-
-    thread = threading.Thread(target=press)
-    thread.start()
-    try:
-        yield
-    finally:
-        ended.set()
-        thread.join()
-
-
-def wait_for(process: subprocess.Popen[str], what: Callable[[], bool]) -> None:
-    while not what():
-        assert process.poll() is None, process.communicate()
-        time.sleep(0.01)
-
-
-def checkpoint_round(path: Path) -> int:
-    """0 where it is gone by now: its cell is finished."""
-    try:
-        return int(load_checkpoint(path)["server"]["round"])
-    except ValueError:
-        return 0
-
-
-def lines(cell: Path) -> list[dict[str, Any]]:
-    return [*Ledger(cell / LEDGER)]
-
-
-def without_times(line: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in line.items() if name != "seconds"}
-
-
 # --- folders --------------------------------------------------------------------------------------
 
 
@@ -582,6 +453,7 @@ def test_a_folder_is_bound_to_its_sweep(finished: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"holds another sweep, found target=None instead of 0.5"):
         carried_out(small(target=0.5), finished)
     assert timeless(finished) == before
+    assert json.loads((finished / SWEEP).read_text())["where"] == [provenance.where()]
     # What is for the report may change, and what has not changed is not written.
     about = finished / SWEEP
     number = about.stat().st_ino
@@ -590,6 +462,7 @@ def test_a_folder_is_bound_to_its_sweep(finished: Path, tmp_path: Path) -> None:
     published = Published(source="us", rows=())
     carried_out(small(title="Other", notes=("new",), published=published), finished)
     assert json.loads(about.read_text())["title"] == "Other"
+    assert len(json.loads(about.read_text())["where"]) == 1
     carried_out(small(), finished)
     assert timeless(finished) == before
     assert {row["version"] for row in rows(finished)} == {__version__}

@@ -43,6 +43,7 @@ class Cell:
             nothing is tuned there is nothing to take.
         config: the parameters that are not the same in all cells, and a few that always count.
         measured: what came of it, by the names of the columns; without what was not measured.
+        version: of the package that trained it; several where another one went on with it.
     """
 
     cell: str
@@ -55,6 +56,7 @@ class Cell:
     chosen: bool
     config: Mapping[str, Any]
     measured: Mapping[str, float]
+    version: str = ""
 
     @property
     def seed(self) -> Any:
@@ -111,6 +113,17 @@ class Sweep:
             for name, about in found
             if isinstance(about, Mapping) and about.get("note")
         )
+
+    @property
+    def versions(self) -> tuple[str, ...]:
+        """Of the package, by which cells were trained."""
+        each = (name for cell in self.cells for name in cell.version.split(", ") if name)
+        return tuple(dict.fromkeys(each))
+
+    @property
+    def where(self) -> tuple[str, ...]:
+        """Machines, versions and commits that the sweep was carried out with."""
+        return tuple(map(str, self.about.get("where") or ()))
 
     def count(self, state: str) -> int:
         return sum(cell.state == state for cell in self.cells)
@@ -195,6 +208,7 @@ def _cell(row: Row, *, tuned: bool) -> Cell:
         tuned=str(row.get("tuned") or ""),
         chosen=bool(row.get("chosen")) or not tuned,
         config=config,
+        version=str(row.get("version") or ""),
         measured={
             name: float(value)
             for name, value in row.items()

@@ -16,7 +16,9 @@ def report(folder: Path) -> int:
         The sweep's folder.
     """
     # What draws takes longer to import than the other commands should wait.
+    from experiments.sweeps.report.cells import read
+    from experiments.sweeps.report.content import compose
     from experiments.sweeps.report.write import write
 
-    print(f"report: {write(folder)}")
+    print(f"report: {write(compose(read(folder)), folder)}")
     return 0

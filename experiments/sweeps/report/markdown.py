@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable
 
 from experiments.sweeps.report import tables, words
 from experiments.sweeps.report.content import Content
 from experiments.sweeps.report.heat import HeatMap
-from experiments.sweeps.report.leaderboard import Entry, percent, where
+from experiments.sweeps.report.leaderboard import percent
 from experiments.sweeps.report.tables import Table
 
 FIGURES = "figures"
@@ -26,12 +26,14 @@ def markdown(content: Content, figures: Collection[str]) -> str:
     lines += [f"**{content.status}.**", ""]
     if content.sweep.unfinished:
         lines += ["The sweep has not finished: what follows may change.", ""]
+    if len(content.sweep.versions) > 1:
+        lines += [plain(words.versions(content.sweep.versions)), ""]
     lines += [*(plain(said) for said in content.said), ""]
     lines += _run(content)
     if content.known:
         lines += ["## Leaderboard", "", *_items(words.LEADERBOARD)]
         lines += _image("leaderboard", "Worst cases with intervals", figures)
-        lines += _table(entries_table(content.entries))
+        lines += _table(tables.entries_table(content.entries))
     for title, maps, said in (
         ("Defence × attack", content.attack_maps, words.HEAT),
         ("Defence × scenario", content.scenario_maps, words.SCENARIOS),
@@ -52,6 +54,8 @@ def _run(content: Content) -> list[str]:
         lines += _items([f"the same in all: {fixed}"])
     if content.sweep.command:
         lines += _items([f"carried out by: {content.sweep.command}"])
+    if content.sweep.where:
+        lines += _items([f"on: {'; then '.join(content.sweep.where)}"])
     if content.left_out:
         lines += [plain(words.left_out(content.left_out)), ""]
     if content.progress is not None:
@@ -99,32 +103,6 @@ def _rest(content: Content, figures: Collection[str]) -> list[str]:
     if content.groups:
         lines += [words.COMMANDS, ""]
     return lines
-
-
-def entries_table(entries: Sequence[Entry]) -> Table:
-    """The leaderboard as texts."""
-    missing = any(entry.missing for entry in entries)
-    headings = ("", "defence", "worst case, %", "under", "behind the first", "average", "no attack")
-    lines = []
-    for entry in entries:
-        line = [
-            str(entry.rank or tables.NONE),
-            entry.defence,
-            tables.estimate_text(None if entry.worst is None else entry.worst.test),
-            tables.NONE if entry.worst is None else where(entry.worst.group),
-            behind(entry),
-            *(tables.share_text(value) for value in (entry.average, entry.unattacked)),
-        ]
-        lines.append((*line, *([str(entry.missing)] if missing else [])))
-    return Table("", (*headings, *(["missing"] if missing else [])), tuple(lines), names=2)
-
-
-def behind(entry: Entry) -> str:
-    """The gap to the first, in points."""
-    if entry.gap is None:
-        return tables.NONE
-    half = "" if entry.gap.half is None else f" ± {100 * entry.gap.half:.1f}"
-    return f"{100 * entry.gap.mean:.1f}{half}"
 
 
 def points_table(content: Content) -> Table:

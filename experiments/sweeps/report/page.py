@@ -13,7 +13,7 @@ from experiments.sweeps.report.colours import STYLED, cividis
 from experiments.sweeps.report.content import Content
 from experiments.sweeps.report.groups import Group
 from experiments.sweeps.report.leaderboard import percent, where
-from experiments.sweeps.report.markdown import behind, points_table
+from experiments.sweeps.report.markdown import points_table
 from experiments.sweeps.report.names import pieces
 from experiments.sweeps.report.svg import inline
 
@@ -41,7 +41,7 @@ def html(content: Content) -> str:
         ramp=", ".join(cividis(step / 10) for step in range(11)),
         charts=_charts(content),
         points=points_table(content),
-        behind=behind,
+        behind=tables.behind,
         where=where,
         common=common,
         own=own,

@@ -9,7 +9,7 @@ from typing import Any
 
 from experiments.sweeps.report.cells import Sweep
 from experiments.sweeps.report.groups import Estimate, Group, Worst, split, worst
-from experiments.sweeps.report.leaderboard import percent, where
+from experiments.sweeps.report.leaderboard import Entry, p_text, percent, where
 from experiments.sweeps.report.scenarios import value_of
 
 NONE = "–"
@@ -145,6 +145,36 @@ def number(value: float) -> str:
         return f"{value:.1e}"
     digits = max(0, 2 - math.floor(math.log10(abs(value))))
     return f"{value:.{digits}f}"
+
+
+# --- the leaderboard ------------------------------------------------------------------------------
+
+
+def entries_table(entries: Sequence[Entry]) -> Table:
+    """The leaderboard as texts."""
+    missing = any(entry.missing for entry in entries)
+    headings = ("", "defence", "worst case, %", "under", "behind the first", "average", "no attack")
+    lines = []
+    for entry in entries:
+        line = [
+            str(entry.rank or NONE),
+            entry.defence,
+            estimate_text(None if entry.worst is None else entry.worst.test),
+            NONE if entry.worst is None else where(entry.worst.group),
+            behind(entry),
+            *(share_text(value) for value in (entry.average, entry.unattacked)),
+        ]
+        lines.append((*line, *([str(entry.missing)] if missing else [])))
+    return Table("", (*headings, *(["missing"] if missing else [])), tuple(lines), names=2)
+
+
+def behind(entry: Entry) -> str:
+    """The gap to the first, in points, and whether the seeds tell it from none."""
+    if entry.gap is None:
+        return NONE
+    half = "" if entry.gap.half is None else f" ± {100 * entry.gap.half:.1f}"
+    p = "" if entry.gap.p is None else f" ({p_text(entry.gap.p)})"
+    return f"{100 * entry.gap.mean:.1f}{half}{p}"
 
 
 # --- what selection chose -------------------------------------------------------------------------

@@ -15,8 +15,8 @@ LEADERBOARD = (
     "Behind the first: the mean difference by seed in points, each defence in its own worst case, "
     "with its own interval.",
     "Average: over attacks and scenarios.",
-    "p: of the paired t-test of the first two, two-sided; it does not count that they were picked "
-    "among others.",
+    "p: of the paired t-test by seed against the first, two-sided, each for itself: among many "
+    "some are small by chance, and that the first was picked is not counted.",
 )
 HEAT = (
     "Mean test accuracy over seeds, in percent, from dark (0) to light (100). An asterisk: "
@@ -55,6 +55,14 @@ COMMANDS = (
     "The configuration of every training and the command that runs it alone are in report.html "
     "and results.parquet."
 )
+
+
+def versions(found: Sequence[str]) -> str:
+    """Where a sweep went on after an update."""
+    return (
+        f"The cells were not all trained by the same version of robust-agg: {', '.join(found)}. "
+        "Differences between them may be the versions'."
+    )
 
 
 def breakdown(sweep: Sweep) -> str:

@@ -6,31 +6,30 @@ import os
 from pathlib import Path
 
 from experiments.config import ConfigError
-from experiments.sweeps.report.cells import read
-from experiments.sweeps.report.content import compose
+from experiments.sweeps.folder import PAGE
+from experiments.sweeps.report.content import Content
 from experiments.sweeps.report.markdown import FIGURES, markdown
 from experiments.sweeps.report.page import html
 
-PAGE = "report.html"
 TEXT = "report.md"
 
 
-def write(folder: Path) -> Path:
+def write(content: Content, folder: Path) -> Path:
     """Write ``report.html``, ``report.md`` and ``figures/``, whatever the sweep has got to.
 
     Each file takes its name when it is whole, so that a page that loads itself again is never half
     of one. Figures that the sweep no longer has are removed.
 
     Args:
-        folder: the sweep's.
+        content: what to say.
+        folder: where.
 
     Returns:
         The page's file.
 
     Raises:
-        ConfigError: there is no sweep in it, one of its files is damaged, or it cannot be written.
+        ConfigError: it cannot be written.
     """
-    content = compose(read(folder))
     try:
         images = folder / FIGURES
         images.mkdir(exist_ok=True)
