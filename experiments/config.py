@@ -110,7 +110,7 @@ class RunConfig:
     evaluate_every: int = 10
     """Rounds between two evaluations."""
     split: SplitName = "test"
-    """What the model is evaluated on: validation data to choose by, test for the last word."""
+    """What the model is evaluated on: validation data, to choose by, or test data."""
     checkpoint_every: int = 50
     """Rounds between two checkpoints."""
     seed: int = 0

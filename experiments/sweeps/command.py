@@ -65,7 +65,7 @@ def sweep(
     means = Means(jobs=jobs, stall=stall, retry=retry, preset=preset, command=again)
     console = new_console()
     shown = show.Shown(console)
-    page = f"report so far, and again every minute: {folder / PAGE}"
+    page = f"report so far, written again from time to time: {folder / PAGE}"
     live = LiveReport(folder, lambda: console.print(page, soft_wrap=True))
     console.print(f"{config.title}, {preset}: {folder}", soft_wrap=True)
     try:
@@ -77,16 +77,17 @@ def sweep(
     finally:
         shown.stop()
         live.close()
+    for row in result.failed:
+        console.print(show.failure(row.cell, row.entry.reason or ""), soft_wrap=True, markup=False)
+    done = sum(row.entry.state == "done" for row in result.rows)
+    numbers = f"{done} of {len(result.rows)} cells done: {folder / RESULTS}"
+    console.print(numbers, soft_wrap=True, markup=False)
     # What draws takes longer to import than Ctrl-C should wait.
     from experiments.sweeps.found import tell
-    from experiments.sweeps.report.cells import read as read_folder
-    from experiments.sweeps.report.content import compose
     from experiments.sweeps.report.write import write
 
-    content = compose(read_folder(folder))
-    tell(config, result, content, console)
-    console.print(f"numbers: {folder / RESULTS}", soft_wrap=True)
-    console.print(f"report: {write(content, folder)}", soft_wrap=True)
+    tell(config, result, write(folder), console)
+    console.print(f"report: {folder / PAGE}", soft_wrap=True, markup=False)
     return 3 if result.failed else 0
 
 

@@ -93,7 +93,7 @@ def _bind(folder: Path, content: dict[str, Any]) -> None:
 
 
 def sign(folder: Path) -> None:
-    """Note on which machine, and with which commit, cells are trained from now on."""
+    """Note the machine and the commit that carry the sweep out from now on."""
     content = _read(folder / SWEEP)
     here = provenance.where()
     if here not in content["where"]:

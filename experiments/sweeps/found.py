@@ -11,35 +11,31 @@ from rich.table import Table
 from experiments.sweeps.config import SweepConfig
 from experiments.sweeps.known import Result
 from experiments.sweeps.plan import Search
-from experiments.sweeps.report import tables
+from experiments.sweeps.report import tables, words
 from experiments.sweeps.report.content import Content
-from experiments.sweeps.show import failure
 
 _LINES = 20
 # Of a table.
 
 
 def tell(sweep: SweepConfig, result: Result, content: Content, console: Console) -> None:
-    """What the report says first, or breakdowns; failed cells, and where the numbers are."""
+    """What the report says first, or breakdowns."""
     if sweep.breakdown is None:
         put(tables.entries_table(content.entries), sweep.title, console)
         if content.selection is not None:
             put(content.selection, "Chosen on validation data", console)
-        for said in content.said:
-            console.print(said)
+        tested = any(entry.gap is not None and entry.gap.p is not None for entry in content.entries)
+        for said in (*content.said, *([words.P] if tested else ())):
+            console.print(said, markup=False)
     else:
         console.print(breakdowns(sweep, result.searches))
-    for row in result.failed:
-        console.print(failure(row.cell, row.entry.reason or ""), soft_wrap=True)
-    done = sum(row.entry.state == "done" for row in result.rows)
-    console.print(f"{done} of {len(result.rows)} cells done")
 
 
 def put(found: tables.Table, title: str, console: Console) -> None:
     """A table of the report, its first lines where it is long."""
-    shown = Table(title=title)
+    shown = Table(title=escape(title))
     for place, heading in enumerate(found.headings):
-        shown.add_column(heading, justify="left" if place < found.names else "right")
+        shown.add_column(escape(heading), justify="left" if place < found.names else "right")
     for line in found.lines[:_LINES]:
         shown.add_row(*map(escape, line))
     console.print(shown)

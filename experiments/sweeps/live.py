@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from experiments.sweeps.cells import Cell
@@ -18,7 +19,8 @@ class LiveReport:
     """A watcher that has ``report.html`` follow the sweep, at the lowest priority.
 
     Drawing a page of thousands of cells takes longer than the sweep can be left alone for, so
-    another process does it. A page that cannot be written is written at the end, or says why then.
+    another process does it. One that fails is no matter: the last page is the sweep's own, and says
+    what is wrong if anything is.
 
     Attributes:
         process: that writes a page now; None where there is none.
@@ -27,7 +29,7 @@ class LiveReport:
         folder: of the sweep.
         first: called once, when there is a page.
         every: seconds between two pages, at least.
-        share: of the time in which a page is being written, at most.
+        share: of the time that passes, in which a page may be being written.
     """
 
     def __init__(
@@ -50,14 +52,15 @@ class LiveReport:
             self.process = None
             self._next = max(self._begun + self._every, now + (now - self._begun) / self._share)
         if now >= self._next and (self._folder / RESULTS).exists():
-            self._begun = now
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "experiments", "report", str(self._folder)],
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-                start_new_session=True,  # Ctrl-C is for the sweep
-            )
-            os.setpriority(os.PRIO_PROCESS, self.process.pid, 19)
+            self._begun, self._next = now, now + self._every
+            with suppress(OSError):  # a machine that has no process to spare, say
+                self.process = subprocess.Popen(
+                    [sys.executable, "-m", "experiments", "report", str(self._folder)],
+                    stdout=subprocess.DEVNULL,
+                    stderr=subprocess.DEVNULL,
+                    start_new_session=True,  # Ctrl-C is for the sweep
+                )
+                os.setpriority(os.PRIO_PROCESS, self.process.pid, 19)
 
     def failed(self, cell: Cell, reason: str) -> None:
         """The page says it."""

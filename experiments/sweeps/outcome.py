@@ -43,7 +43,7 @@ class Outcome:
     seconds_per_round: float
     aggregate_seconds: float | None
     # Outcomes that were kept before there were these have none.
-    spared: int = 0
+    spared: int | None = None
     epsilon: float | None = None
 
 

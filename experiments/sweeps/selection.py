@@ -12,8 +12,7 @@ from experiments.sweeps.cells import Point
 from experiments.sweeps.plan import Pairs
 
 Measured: TypeAlias = Callable[[Point], float | None]
-"""An accuracy of a point; 0 where its defence is not for so many Byzantine workers, None where its
-cell has failed."""
+"""An accuracy of a point; None where its cell has failed, or there is no such run."""
 
 
 @dataclass(frozen=True)

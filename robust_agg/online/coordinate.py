@@ -15,8 +15,8 @@ from robust_agg.shards import WHOLE, Shards
 from robust_agg.solvers import SolverReport
 
 _SAMPLED = 16_384
-# Coordinates from which the scale of a row is read; the median of so many has 1 % of error, the
-# 0.99 quantile 3 % (of a normal distribution).
+# Coordinates from which the scale of a row is read: median and 0.99 quantile of so many that are
+# normal have 1 % of error.
 _CHUNK = 1 << 18
 
 
@@ -38,9 +38,10 @@ class L1(Averaging):
         """``(n,)``: a quantile of |g_ij - m_j| over up to 16,384 coordinates where it is not 0.
 
         The 0.99 quantile of each of several messages: coordinates of one gradient differ in scale,
-        and all must be within reach of a step, which the fusion then averages over the messages.
-        The median of a message that is alone: only small steps average its noise away over time.
-        Gradients of embeddings or of dead units are mostly zeros, which say nothing of the scale.
+        and all must be within reach of a step; a sequential fusion goes a share of the way by its
+        smaller ρ. The median of a message that is alone: only small steps average its noise away
+        over time. Gradients of embeddings or of dead units are mostly zeros, which say nothing of
+        the scale. A message of which more than a hundredth is not finite is too far to measure.
         """
         # Evenly spaced, hence deterministic; a row can only choose its own scale by it.
         places = shards.spread(m.shape[0], _SAMPLED)

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+import signal
+import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
 from report_samples import FLIP, MEAN, row, write
 
 from experiments.sweeps.folder import PAGE
@@ -33,17 +36,18 @@ def test_the_page_follows_the_sweep(tmp_path: Path) -> None:
     assert live.process is not None
     assert os.getpriority(os.PRIO_PROCESS, live.process.pid) == 19
     looked_until(live, lambda: bool(told))
-    assert "25.0" in page.read_text()
+    assert "| 25.0 |" in (tmp_path / "report.md").read_text()
     write(tmp_path, [row(MEAN, FLIP, 0, 0.75)])
-    looked_until(live, lambda: "75.0" in page.read_text())
+    looked_until(live, lambda: "| 75.0 |" in (tmp_path / "report.md").read_text())
     assert told == ["there is one"]
     # A page in progress must not replace the last one.
-    page.unlink()
-    looked_until(live, lambda: live.process is not None)
+    before = live.process
+    looked_until(live, lambda: live.process not in (None, before))
     process = live.process
+    page.unlink()
     live.close()
     assert process is not None
-    assert process.returncode is not None
+    assert process.returncode == -signal.SIGKILL
     assert not page.exists()
 
 
@@ -54,6 +58,20 @@ def test_a_page_is_not_written_more_often_than_asked(tmp_path: Path) -> None:
     looked_until(live, lambda: bool(told))
     live.look(TALLY)
     assert live.process is None
+
+
+def test_a_machine_without_a_process_to_spare_has_no_page(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def none(*_arguments: object, **_more: object) -> None:
+        raise BlockingIOError("Resource temporarily unavailable")
+
+    write(tmp_path, [row(MEAN, FLIP, 0, 0.25)])
+    live = LiveReport(tmp_path, lambda: None)
+    monkeypatch.setattr(subprocess, "Popen", none)
+    live.look(TALLY)
+    assert live.process is None
+    live.close()
 
 
 def test_a_page_that_cannot_be_written_is_no_matter(tmp_path: Path) -> None:

@@ -9,8 +9,7 @@ import pytest
 from browser import NAMES, Browser, executable
 from report_samples import breakdowns, curves_of, realistic, write
 
-from experiments.sweeps.report.cells import read
-from experiments.sweeps.report.content import compose
+from experiments.sweeps.folder import PAGE
 from experiments.sweeps.report.write import write as write_report
 
 PROGRAM = executable()
@@ -41,7 +40,8 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
         grid={"f": [1, 3], "partition": [0.0, 0.66]},
         published={"source": "A paper", "rows": [{"where": {"f": 1}, "value": 0.87}]},
     )
-    return write_report(compose(read(folder)), folder)
+    write_report(folder)
+    return folder / PAGE
 
 
 @pytest.mark.parametrize("width", [PHONE, DESKTOP])

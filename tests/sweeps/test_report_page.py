@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 import struct
+import subprocess
+import sys
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -26,8 +28,7 @@ from report_samples import (
 
 from experiments.cli import main
 from experiments.config import ConfigError
-from experiments.sweeps.report.cells import read
-from experiments.sweeps.report.content import compose
+from experiments.sweeps.folder import PAGE
 from experiments.sweeps.report.write import write as write_report
 
 PUBLISHED = {"source": "A paper, table 1", "rows": [{"where": {"f": 2}, "value": 0.87}]}
@@ -87,7 +88,8 @@ class Page(HTMLParser):
 
 def report(folder: Path, rows: list[Row], **given: Any) -> tuple[Page, str, str]:
     """The page, its source, and the Markdown."""
-    page = write_report(compose(read(write(folder, rows, **given))), folder)
+    write_report(write(folder, rows, **given))
+    page = folder / PAGE
     source = page.read_text(encoding="utf-8")
     return Page(source), source, (folder / "report.md").read_text(encoding="utf-8")
 
@@ -353,14 +355,24 @@ def test_a_report_is_written_over_an_older_one(tmp_path: Path) -> None:
     (tmp_path / "breakdown.parquet").unlink()
     report(tmp_path, [row(GM, ALIE, 0, 0.5)])
     assert not (tmp_path / "figures" / "breakdown.png").exists()
-    assert not list(tmp_path.rglob(".*"))
+    assert [path.name for path in tmp_path.rglob(".*")] == [".lock"]
 
 
 def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
-    content = compose(read(write(tmp_path, small())))
+    write(tmp_path, small())
     (tmp_path / "figures").touch()
     with pytest.raises(ConfigError, match="folder must be one that can be written, found "):
-        write_report(content, tmp_path)
+        write_report(tmp_path)
+
+
+def test_two_may_write_at_once(tmp_path: Path) -> None:
+    """As one that somebody asks for does, and the one that follows a sweep."""
+    write(tmp_path, small())
+    command = [sys.executable, "-m", "experiments", "report", str(tmp_path)]
+    both = [subprocess.Popen(command, stderr=subprocess.PIPE, text=True) for _ in range(2)]
+    assert [process.communicate()[1] for process in both] == ["", ""]
+    assert [process.returncode for process in both] == [0, 0]
+    assert (tmp_path / PAGE).read_text().endswith("</html>\n")
 
 
 def test_the_command_line_writes_the_report(

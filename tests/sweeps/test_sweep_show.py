@@ -131,8 +131,7 @@ def test_the_command_says_what_it_found_and_by_its_exit_code_that_cells_failed(
         assert ended.value.code == 3
         said = capsys.readouterr()
         assert said.err == ""
-        assert "3 of 4 cells done" in said.out
-        assert "numbers: runs/sweep/few-default/results.parquet" in said.out
+        assert "3 of 4 cells done: runs/sweep/few-default/results.parquet" in said.out
         (failed,) = (line for line in said.out.splitlines() if line.startswith("failed: "))
         assert "defence=Krum, f=2" in failed
         assert "n >= 2f + 3 is required" in failed

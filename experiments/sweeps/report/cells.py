@@ -122,7 +122,7 @@ class Sweep:
 
     @property
     def where(self) -> tuple[str, ...]:
-        """Machines, versions and commits that the sweep was carried out with."""
+        """Machines, versions and commits that carried the sweep out; Ray may have had others."""
         return tuple(map(str, self.about.get("where") or ()))
 
     def count(self, state: str) -> int:
@@ -146,14 +146,19 @@ class Sweep:
         return str(self.about.get("command") or "")
 
 
+def check(folder: Path) -> None:
+    """Raise :class:`ConfigError` where there is no sweep."""
+    if not (folder / SWEEP).exists():
+        raise ConfigError(f"folder must hold a sweep ({SWEEP}), found none in {folder}")
+
+
 def read(folder: Path) -> Sweep:
     """The sweep in ``folder``, whether or not it has finished, or even begun.
 
     Raises:
         ConfigError: there is no sweep in it, or one of its files is damaged.
     """
-    if not (folder / SWEEP).exists():
-        raise ConfigError(f"folder must hold a sweep ({SWEEP}), found none in {folder}")
+    check(folder)
     results = _table(folder / RESULTS)
     if results:
         lacking = [name for name in _REQUIRED if name not in results[0]]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from experiments.sweeps.folder import PAGE
+
 
 def report(folder: Path) -> int:
     """Write a sweep's report: one page that needs nothing but itself, Markdown and figures.
@@ -16,9 +18,8 @@ def report(folder: Path) -> int:
         The sweep's folder.
     """
     # What draws takes longer to import than the other commands should wait.
-    from experiments.sweeps.report.cells import read
-    from experiments.sweeps.report.content import compose
     from experiments.sweeps.report.write import write
 
-    print(f"report: {write(compose(read(folder)), folder)}")
+    write(folder)
+    print(f"report: {folder / PAGE}")
     return 0

@@ -6,6 +6,10 @@ from collections.abc import Sequence
 
 from experiments.sweeps.report.cells import Sweep
 
+P = (
+    "p: of the paired t-test by seed against the first, two-sided, each for itself: among many "
+    "some are small by chance, and that the first was picked is not counted."
+)
 LEADERBOARD = (
     "Worst case: the lowest, over attacks and scenarios, of the mean over seeds of the final "
     "model's accuracy on the test split, by which nothing was chosen. To do nothing is "
@@ -15,8 +19,7 @@ LEADERBOARD = (
     "Behind the first: the mean difference by seed in points, each defence in its own worst case, "
     "with its own interval.",
     "Average: over attacks and scenarios.",
-    "p: of the paired t-test by seed against the first, two-sided, each for itself: among many "
-    "some are small by chance, and that the first was picked is not counted.",
+    P,
 )
 HEAT = (
     "Mean test accuracy over seeds, in percent, from dark (0) to light (100). An asterisk: "
@@ -52,8 +55,8 @@ PUBLISHED = (
     "chosen may differ: see the notes above."
 )
 COMMANDS = (
-    "The configuration of every training and the command that runs it alone are in report.html "
-    "and results.parquet."
+    "The configuration of every training and the command that trains it again alone are in "
+    "report.html and results.parquet."
 )
 
 
