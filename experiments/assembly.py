@@ -28,6 +28,9 @@ from workers.ray_server import RayServer
 from workers.transport import Transport
 from workers.worker import LogicalWorker, Shard
 
+_RESTARTS = 3
+# Of a host on Ray that dies again before it has answered: by then it is not the machine's fault.
+
 
 @dataclass(frozen=True)
 class ModelFactory:
@@ -179,6 +182,7 @@ def transport(config: RunConfig, data: Dataset, *, attacked: bool) -> Transport:
         quorum=config.quorum,
         num_gpus=config.num_gpus,
         by_value=specs.own_modules(attack),
+        restarts=_RESTARTS,
     )
 
 

@@ -105,6 +105,10 @@ class HostPool(Transport):
             ValueError: the reply holds no states.
         """
 
+    def _returned(self) -> Iterable[int]:
+        """Hosts that were lost and are there again, with states that begin anew; each once."""
+        return ()
+
     @property
     def workers(self) -> tuple[int, ...]:
         return tuple(sorted(self._host_of))
@@ -210,6 +214,8 @@ class HostPool(Transport):
             raise ValueError(f"{type(self).__name__}: the transport is closed")
         while self._busy and self._receive(0.0) is not None:
             pass
+        for host in self._returned():
+            del self._lost[host]
         waiting: set[int] = set()
         uncalled: set[int] = set()
         for host, args in calls.items():

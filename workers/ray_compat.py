@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import math
 import os
+import re
 import secrets
 import shutil
 import signal
@@ -29,6 +30,8 @@ _UNIX_SOCKET_LIMIT = 107
 _SOCKET_SUFFIX = len("/session_2026-01-01_00-00-00_000000_0000000/sockets/plasma_store.0")
 
 _PLENTY = 1024
+_HEARD = 10.0
+# Seconds for the head to answer.
 
 _lock = threading.Lock()
 _users = 0
@@ -59,6 +62,9 @@ def connect(*, cpus: float, address: str | None = None, **options: Any) -> None:
     keeps nobody from computing, and actors that wait for one would wait for ever.
     Tokens are Ray's own affair (``RAY_AUTH_MODE``, ``RAY_AUTH_TOKEN``, ``RAY_AUTH_TOKEN_PATH``),
     except that a cluster of ours gets one where Ray could not save its own.
+
+    Raises:
+        HostError: the cluster cannot be reached, or refuses who has not its token.
     """
     global _users, _ours, _folder  # noqa: PLW0603 - a process has one connection to Ray
     ray = require()
@@ -78,11 +84,23 @@ def connect(*, cpus: float, address: str | None = None, **options: Any) -> None:
             try:
                 with _callers_sigterm():
                     ray.init(log_to_driver=False, logging_level=logging.ERROR, **settings)
-            except BaseException:
+            except BaseException as error:
                 _remove_folder()
+                if _is_refusal(error):
+                    why = re.split(r"\n|\. |$", str(error).strip(), maxsplit=1)[0]
+                    raise HostError(
+                        f"cannot join the Ray cluster {address}: {why}; is it there, and are "
+                        "RAY_AUTH_MODE and the token its own?"
+                    ) from error
                 raise
             _ours = True
         _users += 1
+
+
+def _is_refusal(error: BaseException) -> bool:
+    """Whether a cluster is not reached, or lets nobody in without its token."""
+    refusal = getattr(require().exceptions, "AuthenticationError", ConnectionError)
+    return isinstance(error, ConnectionError | refusal)
 
 
 @contextmanager
@@ -165,6 +183,27 @@ def node_address() -> str:
     """The address at which the cluster reaches this process' node."""
     found: str = require().util.get_node_ip_address()
     return found
+
+
+def node_problem() -> str | None:
+    """What is wrong with the node that ``ray start`` has begun on this machine; None if nothing."""
+    require()
+    import ray._private.services as services
+    from ray._raylet import GcsClient
+    from ray.core.generated.gcs_pb2 import GcsNodeInfo
+
+    address = services.find_bootstrap_address(None)
+    if address is None:
+        return None
+    own = node_address()
+    try:
+        nodes = GcsClient(address=address).get_all_node_info(timeout=_HEARD).values()
+    except Exception as error:  # of Ray's own kinds, which differ between versions
+        return f"the head at {address} does not answer: {str(error).strip().splitlines()[0]}"
+    alive = [node.node_manager_address for node in nodes if node.state == GcsNodeInfo.ALIVE]
+    if own not in alive:
+        return f"the cluster at {address} has nodes {alive}, and not this one, {own}"
+    return None
 
 
 def pickled(value: object, by_value: Iterable[ModuleType]) -> bytes:

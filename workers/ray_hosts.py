@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from robust_agg.errors import check_count
 from robust_agg.messages import MessageError, Schema, Update
 from robust_agg.types import State
 from workers import ray_compat
@@ -38,6 +39,11 @@ class RayHosts(HostPool):
     broken messages, not against hostile hosts: Ray unpickles whatever an actor answers, so every
     process of the cluster is trusted with code, and the rows alone are not.
 
+    With ``restarts`` a host that died, with its process or its machine, is built anew in another
+    actor as soon as the cluster has room for it; until then its workers are lost, and then their
+    states begin anew. A machine that was cut off comes back as a new node, whose ``ray start`` is
+    for whoever runs the cluster to repeat.
+
     Ray's connection is shared: it is made here if there is none, and closed with the last transport
     that uses it unless it was there before.
 
@@ -53,6 +59,7 @@ class RayHosts(HostPool):
         by_value: modules whose classes and functions travel with the specs, for code that other
             machines have not installed: a user's attack, say. The driver's ``sys.path`` is tried
             by the actors, which is enough on one machine.
+        restarts: how often a host that died is built anew before it has answered once more.
 
     Raises:
         ImportError: Ray is not installed.
@@ -71,24 +78,32 @@ class RayHosts(HostPool):
         address: str | None = None,
         start_timeout: float = 120.0,
         by_value: Iterable[ModuleType] = (),
+        restarts: int = 0,
     ) -> None:
         super().__init__(specs, deadline=deadline, quorum=quorum)
+        check_count("RayHosts", "restarts", restarts, minimum=0)
+        self._specs, self._by_value = tuple(specs), tuple(by_value)
+        self._restarts = restarts
+        self._left = [restarts] * len(specs)
+        self._coming: dict[Any, int] = {}
         self._ray = ray_compat.require()
         ray_compat.connect(cpus=num_cpus * len(specs), address=address)
         self._actors: list[Any] = []
         self._pending: dict[Any, tuple[int, float]] = {}
         try:
-            remote = self._ray.remote(HostActor).options(
+            self._remote = self._ray.remote(HostActor).options(
                 num_cpus=num_cpus, num_gpus=num_gpus, scheduling_strategy="SPREAD"
             )
-            for spec in specs:
-                packed = ray_compat.pickled(spec, by_value)
-                self._actors.append(remote.remote(packed, sys.path))
+            self._actors += [self._started(host) for host in range(len(specs))]
             ready = {f"host {i}": actor.ready.remote() for i, actor in enumerate(self._actors)}
             ray_compat.await_start("RayHosts", ready, start_timeout)
         except BaseException:
             self.close()
             raise
+
+    def _started(self, host: int) -> Any:
+        packed = ray_compat.pickled(self._specs[host], self._by_value)
+        return self._remote.remote(packed, sys.path)
 
     def close(self) -> None:
         if self._closed:
@@ -101,6 +116,7 @@ class RayHosts(HostPool):
         finally:
             self._actors.clear()
             self._pending.clear()
+            self._coming.clear()
             ray_compat.disconnect()
 
     def _publish(self, round: int, parameters: Tensor) -> Any:
@@ -121,7 +137,33 @@ class RayHosts(HostPool):
         answer = self._fetch(done[0], host, most)
         # Last, so that whatever interrupts the fetching leaves the answer to be fetched.
         del self._pending[done[0]]
+        if isinstance(answer, Failure):
+            if answer.gone:
+                self._restart(host)
+        else:
+            self._left[host] = self._restarts
         return host, answer
+
+    def _restart(self, host: int) -> None:
+        """Ask Ray for another actor, which it places when it can."""
+        if self._left[host] > 0:
+            self._left[host] -= 1
+            self._actors[host] = self._started(host)
+            self._coming[self._actors[host].ready.remote()] = host
+
+    def _returned(self) -> Iterator[int]:
+        if not self._coming:
+            return
+        done, _ = self._ray.wait(list(self._coming), num_returns=len(self._coming), timeout=0)
+        for ref in done:
+            host = self._coming.pop(ref)
+            try:
+                self._ray.get(ref)
+            except self._ray.exceptions.RayError as error:
+                _log.debug("host %d is not back", host, exc_info=error)
+                self._restart(host)
+            else:
+                yield host
 
     def _fetch(self, ref: Any, host: int, most: float) -> Any | Failure:
         found = ray_compat.object_bytes(ref)

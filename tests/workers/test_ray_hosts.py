@@ -6,6 +6,7 @@ import importlib.util
 import pickle
 import re
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
@@ -14,10 +15,12 @@ from typing import Any
 import host_samples
 import pytest
 import torch
+from host_faults import FaultySpec
 from host_samples import CountThreads, mlp, parameters, shard, spec
 from torch import nn
 
-from workers import HostError, InlineHosts, LogicalWorker, RayHosts, ray_compat
+from robust_agg.online.named import VClip
+from workers import HostError, HostSpec, InlineHosts, LogicalWorker, RayHosts, ray_compat
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 
@@ -97,6 +100,52 @@ def test_a_server_may_be_an_actor_itself() -> None:
     ray.kill(server)
     assert found.keys() == expected.keys()
     assert all(torch.equal(pickle.loads(row), expected[i]) for i, row in found.items())
+
+
+class TestRestarts:
+    """Hosts that died and are built anew."""
+
+    def test_a_dead_host_comes_back_with_nothing_in_its_memory(self) -> None:
+        specs: list[HostSpec] = list(spec(estimator=VClip()).split(2))
+        specs[1] = FaultySpec.of(specs[1], {1: "kill"})
+        with RayHosts(specs, deadline=100.0, restarts=1) as transport:
+            first = {u.sender: u.row for u in transport.collect(0, parameters(mlp)).updates}
+            lost = transport.collect(1, parameters(mlp))
+            assert {(r.sender, r.keeps_place) for r in lost.refused} == {
+                (sender, False) for sender in (3, 4, 5)
+            }
+            assert sorted(transport.state()) == [0, 1, 2]
+            end = time.monotonic() + 100
+            while (back := transport.collect(0, parameters(mlp))).refused:
+                assert time.monotonic() < end
+                assert {r.reason for r in back.refused} == {"lost: host 1 died in round 1"}
+                time.sleep(0.1)
+            rows = {update.sender: update.row for update in back.updates}
+            assert all(torch.equal(rows[i], first[i]) for i in (3, 4, 5))
+            assert not any(torch.equal(rows[i], first[i]) for i in (0, 1, 2))
+            transport.load_state({})
+            assert transport.state() == {}
+
+    def test_a_host_that_dies_again_and_again_is_given_up(self) -> None:
+        specs: list[HostSpec] = list(spec().split(2))
+        specs[1] = FaultySpec.of(specs[1], dict.fromkeys(range(10_000), "exit"))
+        with RayHosts(specs, deadline=100.0, restarts=1) as transport:
+            wanted = time.monotonic() + 100
+            seen: set[str] = set()
+            round = 0
+            while len(seen) < 2:
+                assert time.monotonic() < wanted
+                refused = transport.collect(round, parameters(mlp)).refused
+                seen |= {r.reason.partition(": A")[0] for r in refused}
+                round += 1
+                time.sleep(0.1)
+            assert not transport._coming
+            last = transport.collect(round, parameters(mlp)).refused
+            assert {r.reason for r in last} == {max(seen)}
+
+    def test_restarts_are_a_count(self) -> None:
+        with pytest.raises(ValueError, match="restarts must be an integer >= 0, found -1"):
+            RayHosts([spec()], restarts=-1)
 
 
 class TestCompatibility:

@@ -1,0 +1,76 @@
+"""A DDP job under torchrun over two hosts, one of which is cut off and returns."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+from made_up_text import write_ptb
+from namespaces import forever, hosts, wait_for
+
+from experiments.cluster import checkpoint
+from experiments.data import DATA_VARIABLE
+
+RANKS = {"one": 1, "two": 2}
+STEPS, EVERY = 400, 100
+SETTING = (
+    *("--words", "200", "--columns", "8", "--length", "10", "--lr", "0.1", "--steps", str(STEPS)),
+    *("--validation-words", "640", "--evaluate-every", str(EVERY), "--checkpoint-every", "20"),
+    *("--timeout", "6"),
+)
+MISSED = "did not end within 6 s: "
+
+
+def test_ranks_that_are_cut_off_are_named_and_the_job_goes_on_when_they_return(
+    tmp_path: Path,
+) -> None:
+    write_ptb(tmp_path)
+    out, log = tmp_path / "out", {name: tmp_path / f"{name}.log" for name in RANKS}
+    with hosts(
+        [*RANKS], tmp_path, {DATA_VARIABLE: str(tmp_path), "OMP_NUM_THREADS": "1"}
+    ) as network:
+        # Started again whenever they end badly, as by the Job of docker/torchrun-job.yaml.
+        agents = [
+            network[name].start(
+                forever(
+                    *(sys.executable, "-m", "torch.distributed.run", "--max-restarts", "0"),
+                    *("--nnodes", str(len(RANKS)), "--nproc-per-node", str(ranks)),
+                    *("--node-rank", str(node), "--master-addr", "one", "--master-port", "29400"),
+                    *("-m", "experiments.cluster.ddp", *SETTING, "--out", str(out)),
+                ),
+                log=log[name],
+            )
+            for node, (name, ranks) in enumerate(RANKS.items())
+        ]
+        wait_for("a checkpoint", (out / checkpoint.NAME).exists)
+        network["two"].cut()
+        before = [json.loads(line)["round"] for line in (out / "ledger.jsonl").open()]
+
+        # Which ranks are gone is seen from where the store is; the others are told that it is not.
+        said = {
+            name: wait_for(
+                f"{ranks} errors on {name}",
+                lambda name=name, ranks=ranks: (
+                    len(found := [s for s in log[name].read_text().splitlines() if MISSED in s])
+                    >= ranks
+                    and found
+                ),
+            )
+            for name, ranks in RANKS.items()
+        }
+        assert all(f"rank {rank} (two, pid" in said["one"][-1] for rank in (1, 2))
+        assert all(
+            "the process that holds the group's store does not answer" in s for s in said["two"]
+        )
+
+        network["two"].restore()
+        for agent in agents:
+            assert agent.wait(timeout=200) == 0, "\n".join(f.read_text() for f in log.values())
+    assert log["one"].read_text().count("step 0: validation loss") == 1, "it begins once"
+    losses = json.loads((out / "losses.json").read_text())
+    assert [step for step, _ in losses] == [*range(0, STEPS + 1, EVERY)]
+    assert losses[-1][1] < losses[0][1] - 0.5
+    ledger = [json.loads(line)["round"] for line in (out / "ledger.jsonl").open()]
+    assert ledger[: len(before)] == before
+    assert ledger == [*range(STEPS)]
