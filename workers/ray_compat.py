@@ -6,6 +6,7 @@ stable API (remote actors, put, get, wait, kill) only.
 
 from __future__ import annotations
 
+import importlib
 import logging
 import math
 import os
@@ -13,6 +14,7 @@ import re
 import secrets
 import shutil
 import signal
+import socket
 import sys
 import tempfile
 import threading
@@ -32,6 +34,8 @@ _SOCKET_SUFFIX = len("/session_2026-01-01_00-00-00_000000_0000000/sockets/plasma
 _PLENTY = 1024
 _HEARD = 10.0
 # Seconds for the head to answer.
+_ALIVE = 0
+# The state of a node in Ray's gcs.proto.
 
 _lock = threading.Lock()
 _users = 0
@@ -189,18 +193,21 @@ def node_problem() -> str | None:
     """What is wrong with the node that ``ray start`` has begun on this machine; None if nothing."""
     require()
     import ray._private.services as services
-    from ray._raylet import GcsClient
-    from ray.core.generated.gcs_pb2 import GcsNodeInfo
+
+    raylet: Any = importlib.import_module("ray._raylet")
 
     address = services.find_bootstrap_address(None)
     if address is None:
         return None
     own = node_address()
+    host, _, port = address.rpartition(":")
     try:
-        nodes = GcsClient(address=address).get_all_node_info(timeout=_HEARD).values()
+        # Ray itself would try for a minute.
+        socket.create_connection((host, int(port)), _HEARD).close()
+        nodes = raylet.GcsClient(address=address).get_all_node_info(timeout=_HEARD).values()
     except Exception as error:  # of Ray's own kinds, which differ between versions
         return f"the head at {address} does not answer: {str(error).strip().splitlines()[0]}"
-    alive = [node.node_manager_address for node in nodes if node.state == GcsNodeInfo.ALIVE]
+    alive = [node.node_manager_address for node in nodes if node.state == _ALIVE]
     if own not in alive:
         return f"the cluster at {address} has nodes {alive}, and not this one, {own}"
     return None

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from namespaces import hosts, wait_for
-from ray_nodes import HEAD, RayNodes
+from ray_nodes import HEAD, RAY, RayNodes
 
 WORKERS, BYZANTINE, ROUNDS = 20, 4, 100
 EVERYONE = [*range(WORKERS)]
@@ -103,6 +103,8 @@ def test_a_host_that_is_cut_off_is_lost_and_comes_back(nodes: RayNodes, tmp_path
     (tmp_path / "mine.py").write_text(SLOW.format(flag=str(flag)))
     attack = f"{tmp_path / 'mine.py'}:Slow()"
     two = nodes.network["two"]
+    healthy = [sys.executable, "-m", "workers.node_health"]
+    two.call(*healthy)
     job = Job(nodes, tmp_path, attack, rounds=ROUNDS, deadline=8.0)
     job.until("rounds", lambda ledger: len(ledger) >= 3)
 
@@ -111,6 +113,9 @@ def test_a_host_that_is_cut_off_is_lost_and_comes_back(nodes: RayNodes, tmp_path
     job.until("the loss of a host", lambda ledger: any(map(died, ledger[cut:])))
     lost = next(line for line in job.ledger()[cut:] if died(line))
 
+    sick = two.start(healthy, log=tmp_path / "health")
+    assert sick.wait(timeout=100) == 1
+    assert "does not answer" in (tmp_path / "health").read_text()
     # Ray lets nobody in again whom it has given up: the node hears of it, ends, and begins anew.
     two.restore()
     job.until("its return", lambda ledger: len(ledger[-1]["senders"]) == WORKERS)
@@ -138,6 +143,11 @@ def test_who_has_not_the_token_is_refused(nodes: RayNodes, tmp_path: Path) -> No
     for name, env in strangers.items():
         (folder := tmp_path / name).mkdir()
         jobs.append(Job(nodes, folder, env=env, rounds=1))
+    node = nodes.network["two"].start(
+        [RAY, "start", "--address", nodes.address, "--block"],
+        log=tmp_path / "node",
+        env=strangers["with another"] | ONE_TRY,
+    )
     for job in jobs:
         assert job.process.wait(timeout=100) == 2
         said = job.log.read_text()
@@ -145,6 +155,8 @@ def test_who_has_not_the_token_is_refused(nodes: RayNodes, tmp_path: Path) -> No
         assert said.splitlines()[-1].startswith(
             f"robust-agg: error: cannot join the Ray cluster {nodes.address}: "
         )
+    assert node.wait(timeout=100) == 1
+    assert "Authentication token is missing or incorrect" in (tmp_path / "node").read_text()
 
 
 def test_a_job_ends_where_packets_are_late_and_lost_and_nobody_asks_for_tokens(

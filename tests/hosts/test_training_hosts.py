@@ -13,7 +13,7 @@ from experiments.cluster import checkpoint
 from experiments.data import DATA_VARIABLE
 
 RANKS = {"one": 1, "two": 2}
-STEPS, EVERY = 400, 100
+STEPS, EVERY = 240, 60
 SETTING = (
     *("--words", "200", "--columns", "8", "--length", "10", "--lr", "0.1", "--steps", str(STEPS)),
     *("--validation-words", "640", "--evaluate-every", str(EVERY), "--checkpoint-every", "20"),

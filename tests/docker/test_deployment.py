@@ -1,0 +1,168 @@
+"""The files in docker/: by their schemas, and what they say of this project is so."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any
+
+import pytest
+import yaml
+from cyclopts import App, Parameter
+from torch.distributed.run import get_args_parser
+
+from experiments.cli import app
+from experiments.cluster.setting import Setting
+
+ROOT = Path(__file__).parents[2]
+DOCKER = ROOT / "docker"
+KUBERNETES = "1.37"
+MISSING = "is not installed: pip install --requirement docker/validators.txt"
+
+COMPOSE: dict[str, Any] = yaml.safe_load((DOCKER / "compose.yaml").read_text())
+RAY_JOB: dict[str, Any] = yaml.safe_load((DOCKER / "rayjob.yaml").read_text())
+TORCHRUN: list[dict[str, Any]] = [*yaml.safe_load_all((DOCKER / "torchrun-job.yaml").read_text())]
+GROUPS = [
+    RAY_JOB["spec"]["rayClusterSpec"]["headGroupSpec"],
+    *RAY_JOB["spec"]["rayClusterSpec"]["workerGroupSpecs"],
+]
+JOB = TORCHRUN[-1]
+PODS = [group["template"]["spec"] for group in GROUPS] + [JOB["spec"]["template"]["spec"]]
+
+
+def needed(module: str) -> Any:
+    return pytest.importorskip(module, reason=f"{module} {MISSING}")
+
+
+def pins(path: Path) -> dict[str, str]:
+    """Versions by the names of packages."""
+    lines = [line.partition("==") for line in path.read_text().splitlines() if "==" in line]
+    return {name.lower().replace("_", "-"): version for name, _, version in lines}
+
+
+def torchrun(words: list[str]) -> Any:
+    """What torchrun makes of them in the pod of index 1."""
+    return get_args_parser().parse_args([word.replace("$(INDEX)", "1") for word in words])
+
+
+class TestSchemas:
+    def test_compose(self) -> None:
+        parse = needed("compose_spec").PyCompose.from_yaml
+        # With its anchors in their places, which are YAML's affair and none of Compose's.
+        found = parse(yaml.safe_dump(COMPOSE))
+        assert set(found.services) == {"head", "node", "job"}
+        head = {**COMPOSE["services"]["head"], "shm_sizes": "1g"}
+        with pytest.raises(ValueError, match="shm_sizes"):
+            parse(yaml.safe_dump({**COMPOSE, "services": {"head": head}}))
+
+    def test_manifests(self) -> None:
+        validator = needed("kubernetes_validate")
+        for resource in TORCHRUN:
+            assert validator.validate(resource, KUBERNETES, strict=True) == KUBERNETES
+        with pytest.raises(validator.ValidationError, match="shm"):
+            validator.validate({**JOB, "shm": 1}, KUBERNETES, strict=True)
+
+    @pytest.mark.parametrize("group", GROUPS)
+    def test_pods_of_the_ray_job(self, group: dict[str, Any]) -> None:
+        """Kubernetes knows no RayJob; the pods that are in one it knows."""
+        pod = {"apiVersion": "v1", "kind": "PodTemplate", "template": group["template"]}
+        assert needed("kubernetes_validate").validate(pod, KUBERNETES, strict=True) == KUBERNETES
+
+    def test_dockerfile(self) -> None:
+        lint = Path(sys.executable).with_name("hadolint")
+        if not lint.exists():
+            pytest.skip(f"hadolint {MISSING}")
+        done = subprocess.run(
+            [lint, DOCKER / "Dockerfile"], capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stdout
+
+
+class TestPods:
+    @pytest.mark.parametrize("pod", PODS)
+    def test_are_not_root_and_have_shared_memory(self, pod: dict[str, Any]) -> None:
+        assert pod["securityContext"]["runAsNonRoot"]
+        assert not pod["automountServiceAccountToken"]
+        volumes = {volume["name"]: volume for volume in pod["volumes"]}
+        for container in pod["containers"]:
+            mounts = {mount["mountPath"]: mount["name"] for mount in container["volumeMounts"]}
+            assert volumes[mounts["/dev/shm"]]["emptyDir"]["medium"] == "Memory"
+            assert container["securityContext"]["capabilities"]["drop"] == ["ALL"]
+            # What Dockerfile's first lines build.
+            assert container["image"] == COMPOSE["services"]["head"]["image"] == "robust-agg:cpu"
+
+    def test_indices_are_ranks(self) -> None:
+        assert JOB["spec"]["completionMode"] == "Indexed"
+        assert JOB["spec"]["completions"] == JOB["spec"]["parallelism"]
+        service, _, job = TORCHRUN
+        name = service["metadata"]["name"]
+        assert service["spec"]["clusterIP"] == "None"
+        assert JOB["spec"]["template"]["spec"]["subdomain"] == name
+        assert service["spec"]["selector"].items() <= (
+            job["spec"]["template"]["metadata"]["labels"].items()
+        )
+        (container,) = JOB["spec"]["template"]["spec"]["containers"]
+        assert "--node-rank=$(INDEX)" in container["args"]
+        given = torchrun(container["args"])
+        assert given.nnodes == str(JOB["spec"]["completions"])
+        assert given.master_addr == f"{JOB['metadata']['name']}-0.{name}"
+        assert given.master_port == service["spec"]["ports"][0]["port"]
+
+
+class TestCommands:
+    """What is started is there, and takes the options it is given."""
+
+    @pytest.mark.parametrize(
+        "command",
+        [RAY_JOB["spec"]["entrypoint"].split(), COMPOSE["services"]["job"]["entrypoint"][5:]],
+    )
+    def test_the_main_job(self, command: list[str]) -> None:
+        assert command[:2] == ["robust-agg", "run"]
+        _, bound, _ = app.parse_args(command[1:], exit_on_error=False, print_error=False)
+        assert bound.arguments["config"].transport == "ray"
+        assert bound.arguments["config"].hosts == 2
+
+    def test_the_ddp_job(self) -> None:
+        (container,) = JOB["spec"]["template"]["spec"]["containers"]
+        given = torchrun(container["args"])
+        assert (given.module, given.training_script) == (True, "experiments.cluster.ddp")
+        script = App(result_action="return_value")
+
+        @script.default
+        def read(setting: Annotated[Setting | None, Parameter(name="*")] = None) -> Setting | None:
+            return setting
+
+        setting = script(given.training_script_args, exit_on_error=False)
+        setting.check_ranks(JOB["spec"]["completions"])
+        assert setting.defence == "GeometricMedian"
+
+    def test_tokens_are_asked_for(self) -> None:
+        assert RAY_JOB["spec"]["rayClusterSpec"]["authOptions"] == {"mode": "token"}
+        for service in COMPOSE["services"].values():
+            assert service["environment"]["RAY_AUTH_MODE"] == "token"
+            assert service["secrets"] == ["ray_token"]
+
+
+class TestVersions:
+    def test_ray_is_that_of_the_image(self) -> None:
+        ray = pins(ROOT / "constraints.txt")["ray"]
+        assert RAY_JOB["spec"]["rayClusterSpec"]["rayVersion"] == ray
+
+    def test_no_package_is_pinned_twice(self) -> None:
+        own, images = (pins(folder / "constraints.txt") for folder in (ROOT, DOCKER))
+        assert not own.keys() & images.keys()
+
+    def test_what_is_installed_is_sent_to_the_build(self) -> None:
+        kept = {
+            line.removeprefix("!").rstrip("/")
+            for line in (ROOT / ".dockerignore").read_text().splitlines()
+            if line.startswith("!")
+        }
+        project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+        packages = project["tool"]["hatch"]["build"]["targets"]["wheel"]["packages"]
+        assert kept >= {*packages, "pyproject.toml", "README.md", "LICENSE", "constraints.txt"}
+        copied = re.findall(r"^COPY (\S+) \./", (DOCKER / "Dockerfile").read_text(), re.M)
+        assert kept >= {*copied}
