@@ -97,6 +97,8 @@ class RayHosts(HostPool):
             self._actors += [self._started(host) for host in range(len(specs))]
             ready = {f"host {i}": actor.ready.remote() for i, actor in enumerate(self._actors)}
             ray_compat.await_start("RayHosts", ready, start_timeout)
+            if restarts == 0:
+                self._specs = ()  # all the workers' data
         except BaseException:
             self.close()
             raise
