@@ -189,8 +189,12 @@ def node_address() -> str:
     return found
 
 
-def node_problem() -> str | None:
-    """What is wrong with the node that ``ray start`` has begun on this machine; None if nothing."""
+def node_problem(*, required: bool = False) -> str | None:
+    """What is wrong with the node that ``ray start`` has begun on this machine; None if nothing.
+
+    Args:
+        required: whether it is wrong that there is none.
+    """
     require()
     import ray._private.services as services
 
@@ -198,7 +202,7 @@ def node_problem() -> str | None:
 
     address = services.find_bootstrap_address(None)
     if address is None:
-        return None
+        return "no node has been started here" if required else None
     own = node_address()
     host, _, port = address.rpartition(":")
     try:

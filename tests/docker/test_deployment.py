@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -138,6 +139,21 @@ class TestCommands:
         setting = script(given.training_script_args, exit_on_error=False)
         setting.check_ranks(JOB["spec"]["completions"])
         assert setting.defence == "GeometricMedian"
+
+    def test_nodes_are_asked_how_they_are(self, tmp_path: Path) -> None:
+        asked = ["python", "-m", "workers.node_health", "--required"]
+        for pod in PODS[: len(GROUPS)]:
+            (container,) = pod["containers"]
+            for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
+                assert container[probe]["exec"]["command"] == asked
+        for name in ("head", "node"):
+            assert COMPOSE["services"][name]["healthcheck"]["test"] == ["CMD", *asked]
+        done = subprocess.run(
+            [sys.executable, *asked[1:]],
+            cwd=ROOT, env={**os.environ, "RAY_TMPDIR": str(tmp_path)},
+            capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        assert (done.returncode, done.stderr) == (1, "node_health: no node has been started here\n")
 
     def test_tokens_are_asked_for(self) -> None:
         assert RAY_JOB["spec"]["rayClusterSpec"]["authOptions"] == {"mode": "token"}

@@ -103,7 +103,7 @@ def test_a_host_that_is_cut_off_is_lost_and_comes_back(nodes: RayNodes, tmp_path
     (tmp_path / "mine.py").write_text(SLOW.format(flag=str(flag)))
     attack = f"{tmp_path / 'mine.py'}:Slow()"
     two = nodes.network["two"]
-    healthy = [sys.executable, "-m", "workers.node_health"]
+    healthy = [sys.executable, "-m", "workers.node_health", "--required"]
     two.call(*healthy)
     job = Job(nodes, tmp_path, attack, rounds=ROUNDS, deadline=8.0)
     job.until("rounds", lambda ledger: len(ledger) >= 3)
