@@ -39,6 +39,10 @@ mount --bind /etc/hosts "$1/etc/hosts"
 mount --rbind /proc "$1/proc"
 mount --rbind /dev "$1/dev"
 mount -t tmpfs -o mode=1777 tmpfs "$1/tmp"
+# The host's own, for all that runs on it: as in one container.
+chmod 1777 /tmp/ray
+mkdir "$1/tmp/ray"
+mount --bind /tmp/ray "$1/tmp/ray"
 mount -t tmpfs -o mode=1777,size=640m tmpfs "$1/dev/shm"
 cd "$1"
 exec chroot --userspec=1000:1000 "$1" env -i {settings} sh -c 'cd /work && exec "$@"' sh {command}
@@ -66,12 +70,18 @@ def main(root: str) -> None:
             words = ["sh", "-c", script, "sh", root, str(tokens[token])]
             return network[host].start(words, log=log), log
 
+        def healthy(host: str) -> bool:
+            return start(host, services["head"]["healthcheck"]["test"][1:])[0].wait() == 0
+
         with Network(("head", *NODES, "client"), Path(folder)) as network:
             _, head = start("head", services["head"]["command"])
             wait_for("the head", lambda: "Ray runtime started" in head.read_text())
             logs = [start(name, services["node"]["command"])[1] for name in NODES]
             for log in logs:
                 wait_for("a node", lambda log=log: "Ray runtime started" in log.read_text())
+            for host in ("head", *NODES):
+                wait_for(f"{host} to be healthy", lambda host=host: healthy(host))
+                print(f"{host}: healthy", flush=True)
             submit = [*services["job"]["entrypoint"], *JOB]
             job, log = start("client", submit)
             code = job.wait(timeout=300)

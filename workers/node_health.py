@@ -1,8 +1,8 @@
 """Whether the Ray node of this machine is alive as its cluster sees it: for containers' checks.
 
 ``python -m workers.node_health`` ends with 0 if so, or where there is no node, unless it is
-``--required``; and otherwise with 1 and a line. A process that runs is not yet a node that is given work: one that the head no longer
-hears, or that the cluster has given up, is not alive.
+``--required``; and otherwise with 1 and a line. A process that runs is not yet a node that is given
+work: one that the head no longer hears, or that the cluster has given up, is not alive.
 """
 
 from __future__ import annotations

@@ -24,7 +24,7 @@ _MESSAGES = 3
 
 @dataclass(frozen=True)
 class Failure:
-    """An answer that did not come. ``gone``: none will ever come from this host again."""
+    """An answer that did not come. ``gone``: none will come until the host is built anew."""
 
     reason: str
     gone: bool = False
