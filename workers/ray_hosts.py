@@ -64,7 +64,8 @@ class RayHosts(HostPool):
     Raises:
         ImportError: Ray is not installed.
         ValueError: as :class:`~workers.pool.HostPool`, or ``restarts`` < 0.
-        HostError: the cluster is not joined, or a host cannot be placed or built; a run does not begin with fewer.
+        HostError: the cluster is not joined, or a host cannot be placed or built; a run does not
+            begin with fewer.
     """
 
     def __init__(
