@@ -27,7 +27,7 @@ SETTINGS = {
     "PATH": "/opt/robust-agg/bin:/usr/bin:/bin",
     "HOME": "/home/agg",
     "MPLCONFIGDIR": "/tmp/matplotlib",
-    # Of a name server that is not reached, as here, gRPC's own resolver would wait for an answer.
+    # Of a name server that is not reached gRPC's own resolver would wait for an answer.
     "GRPC_DNS_RESOLVER": "native",
 }
 INSIDE = """

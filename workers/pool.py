@@ -215,7 +215,7 @@ class HostPool(Transport):
         while self._busy and self._receive(0.0) is not None:
             pass
         for host in self._returned():
-            del self._lost[host]
+            self._lost.pop(host, None)
         waiting: set[int] = set()
         uncalled: set[int] = set()
         for host, args in calls.items():

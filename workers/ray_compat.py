@@ -90,11 +90,11 @@ def connect(*, cpus: float, address: str | None = None, **options: Any) -> None:
                     ray.init(log_to_driver=False, logging_level=logging.ERROR, **settings)
             except BaseException as error:
                 _remove_folder()
-                if _is_refusal(error):
+                if address != "local" and _is_refusal(error):
                     why = re.split(r"\n|\. |$", str(error).strip(), maxsplit=1)[0]
                     raise HostError(
                         f"cannot join the Ray cluster {address}: {why}; is it there, and are "
-                        "RAY_AUTH_MODE and the token its own?"
+                        "RAY_AUTH_MODE, the token, and the versions of Ray and Python its own?"
                     ) from error
                 raise
             _ours = True
@@ -102,9 +102,8 @@ def connect(*, cpus: float, address: str | None = None, **options: Any) -> None:
 
 
 def _is_refusal(error: BaseException) -> bool:
-    """Whether a cluster is not reached, or lets nobody in without its token."""
-    refusal = getattr(require().exceptions, "AuthenticationError", ConnectionError)
-    return isinstance(error, ConnectionError | refusal)
+    """Whether a cluster is not reached, or lets nobody in without its token or of its versions."""
+    return isinstance(error, ConnectionError | RuntimeError | require().exceptions.RayError)
 
 
 @contextmanager
@@ -210,7 +209,8 @@ def node_problem(*, required: bool = False) -> str | None:
         socket.create_connection((host, int(port)), _HEARD).close()
         nodes = raylet.GcsClient(address=address).get_all_node_info(timeout=_HEARD).values()
     except Exception as error:  # of Ray's own kinds, which differ between versions
-        return f"the head at {address} does not answer: {str(error).strip().splitlines()[0]}"
+        why = str(error).strip().splitlines() or [type(error).__name__]
+        return f"the head at {address} does not answer: {why[0]}"
     alive = [node.node_manager_address for node in nodes if node.state == _ALIVE]
     if own not in alive:
         return f"the cluster at {address} has nodes {alive}, and not this one, {own}"

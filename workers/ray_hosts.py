@@ -95,7 +95,8 @@ class RayHosts(HostPool):
             self._remote = self._ray.remote(HostActor).options(
                 num_cpus=num_cpus, num_gpus=num_gpus, scheduling_strategy="SPREAD"
             )
-            self._actors += [self._started(host) for host in range(len(specs))]
+            for host in range(len(specs)):  # one by one: those that are there are closed
+                self._actors.append(self._started(host))
             ready = {f"host {i}": actor.ready.remote() for i, actor in enumerate(self._actors)}
             ray_compat.await_start("RayHosts", ready, start_timeout)
             if restarts == 0:
@@ -140,33 +141,42 @@ class RayHosts(HostPool):
         answer = self._fetch(done[0], host, most)
         # Last, so that whatever interrupts the fetching leaves the answer to be fetched.
         del self._pending[done[0]]
-        if isinstance(answer, Failure):
-            if answer.gone:
-                self._restart(host)
-        else:
+        if not isinstance(answer, Failure):
             self._left[host] = self._restarts
         return host, answer
 
-    def _restart(self, host: int) -> None:
-        """Ask Ray for another actor, which it places when it can."""
-        if self._left[host] > 0:
-            self._left[host] -= 1
-            self._actors[host] = self._started(host)
-            self._coming[self._actors[host].ready.remote()] = host
+    def _returned(self) -> list[int]:
+        back = [] if not self._coming else self._arrived()
+        for host in {*self._lost} - {*self._coming.values(), *back}:
+            if self._left[host] > 0:
+                self._restart(host)
+        return back
 
-    def _returned(self) -> Iterator[int]:
-        if not self._coming:
-            return
+    def _arrived(self) -> list[int]:
+        back = []
         done, _ = self._ray.wait(list(self._coming), num_returns=len(self._coming), timeout=0)
         for ref in done:
-            host = self._coming.pop(ref)
+            host = self._coming[ref]
             try:
                 self._ray.get(ref)
+                back.append(host)
             except self._ray.exceptions.RayError as error:
                 _log.debug("host %d is not back", host, exc_info=error)
-                self._restart(host)
-            else:
-                yield host
+            del self._coming[ref]
+        return back
+
+    def _restart(self, host: int) -> None:
+        """Ask Ray for another actor, which it places when it can.
+
+        Between two rounds, so that to pickle the workers' data costs no other host its deadline.
+        """
+        self._left[host] -= 1
+        try:
+            actor = self._started(host)
+            self._coming[actor.ready.remote()] = host
+            self._actors[host] = actor
+        except self._ray.exceptions.RayError as error:
+            _log.debug("host %d cannot be built anew", host, exc_info=error)
 
     def _fetch(self, ref: Any, host: int, most: float) -> Any | Failure:
         found = ray_compat.object_bytes(ref)
