@@ -257,13 +257,14 @@ def _execute(run: run_folder.Run) -> int:
     finally:
         progress.stop()
     table = {(cell.defence, cell.attacked): metrics for cell, metrics in results.items()}
-    tests, note = len(run.data.test), run.data.note
-    console.print(report.table(run.config, table, tests=tests))
+    samples = len(getattr(run.data, run.config.split))
+    note = run.data.note
+    console.print(report.table(run.config, table, samples=samples))
     console.print(f"data: {note}", soft_wrap=True)
     if not (folder / run_folder.FIGURE).exists():
         figure.draw(folder / run_folder.FIGURE, run.config, table)
     if not (folder / run_folder.SUMMARY).exists():
-        report.write_summary(folder / run_folder.SUMMARY, run.config, table, note, tests=tests)
+        report.write_summary(folder / run_folder.SUMMARY, run.config, table, note, samples=samples)
     console.print(f"figure: {folder / run_folder.FIGURE}", soft_wrap=True)
     return 0
 

@@ -31,17 +31,17 @@ def untrained(metrics: Sequence[Metrics]) -> bool:
     return metrics[-1].skipped == metrics[-1].round
 
 
-def table(config: RunConfig, results: Results, *, tests: int) -> Table:
+def table(config: RunConfig, results: Results, *, samples: int) -> Table:
     """One line a defence: accuracy without and with the attack, and how the rows were weighed.
 
     Args:
         config: the run.
         results: of every defence, attacked and not.
-        tests: samples that the accuracies were measured on.
+        samples: samples that the accuracies were measured on.
     """
     shown = Table(
         title=f"{config.byzantine} of {config.workers} workers: {config.attack_label}",
-        caption="\n".join(_caption(config, results, tests)),
+        caption="\n".join(_caption(config, results, samples)),
         caption_justify="left",
     )
     shown.add_column("defence")
@@ -71,7 +71,7 @@ def has_goal(results: Results) -> bool:
 
 
 def write_summary(
-    path: Path, config: RunConfig, results: Results, note: str, *, tests: int
+    path: Path, config: RunConfig, results: Results, note: str, *, samples: int
 ) -> None:
     """The final numbers as JSON; its presence says that the run is complete.
 
@@ -82,14 +82,14 @@ def write_summary(
         config: the run.
         results: of every defence, attacked and not.
         note: where the data came from.
-        tests: samples that the accuracies were measured on.
+        samples: samples that the accuracies were measured on.
     """
     content = {
         "attack": config.attack_label,
         "data": note,
         "seed": config.seed,
         "rounds": config.rounds,
-        "test_samples": tests,
+        f"{config.split}_samples": samples,
         "privacy": _privacy(config, results),
         "defences": {d: _final(results[d, False], results[d, True]) for d in config.defences},
     }
@@ -145,13 +145,16 @@ def _error(value: float | None) -> str:
     return f"{value:.2f}" if value == 0 or 0.01 <= value < 1000 else f"{value:.0e}"
 
 
-def _caption(config: RunConfig, results: Results, tests: int) -> list[str]:
+def _caption(config: RunConfig, results: Results, samples: int) -> list[str]:
     """What the columns are, and what says that a training is not what was asked for."""
     lines = [
-        f"accuracies: on {tests} test samples after {config.rounds} rounds at learning rate "
-        f"{config.lr}, seed {config.seed}",
+        f"accuracies: on {samples} {config.split} samples after {config.rounds} rounds at learning "
+        f"rate {config.lr}, seed {config.seed}",
         *(
-            ["success: share of the attacker's test samples labelled as it wants (without attack)"]
+            [
+                f"success: share of the attacker's {config.split} samples labelled as it wants "
+                "(without attack)"
+            ]
             if has_goal(results)
             else []
         ),

@@ -25,8 +25,8 @@ from robust_agg.checkpoint import CheckpointError
 
 _LOOK = 0.5
 # Seconds between two looks at what runs.
-_EXPORT = 30.0
-# Seconds between two exports.
+_EXPORT = 0.05
+# Of the time, at most, that goes into exports while cells run.
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,7 +110,7 @@ class _Work:
     ) -> None:
         self._sweep, self._folder, self._store, self._watchers = sweep, folder, store, watchers
         self._known = Known(sweep, store)
-        self._exported = time.monotonic()
+        self._due = 0.0
 
     def done(self, means: Means, stop: Stop) -> Result:
         try:
@@ -152,7 +152,7 @@ class _Work:
             self._look(pool.running)
             if stop.signal:
                 raise InterruptedRun(stop.signal)
-            if time.monotonic() - self._exported > _EXPORT:
+            if time.monotonic() >= self._due:
                 self._export()
 
     @staticmethod
@@ -216,5 +216,7 @@ class _Work:
             watcher.failed(cell, reason)
 
     def _export(self) -> None:
+        begun = time.monotonic()
         export(self._folder, self._sweep, self._known.rows(), self._known.searches())
-        self._exported = time.monotonic()
+        now = time.monotonic()
+        self._due = now + (now - begun) / _EXPORT

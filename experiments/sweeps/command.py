@@ -78,6 +78,8 @@ def sweep(
         shown.stop()
         live.close()
     for row in result.failed:
+        if row.cell.id in shown.told:
+            continue
         console.print(show.failure(row.cell, row.entry.reason or ""), soft_wrap=True, markup=False)
     done = sum(row.entry.state == "done" for row in result.rows)
     numbers = f"{done} of {len(result.rows)} cells done: {folder / RESULTS}"

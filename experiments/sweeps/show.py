@@ -16,10 +16,15 @@ _EVERY = 30.0
 
 
 class Shown:
-    """What the person who waits sees: a bar on a terminal, now and then a line elsewhere."""
+    """What the person who waits sees: a bar on a terminal, now and then a line elsewhere.
+
+    Attributes:
+        told: the cells of which it was said that they have failed.
+    """
 
     def __init__(self, console: Console, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._console, self._clock = console, clock
+        self.told: set[str] = set()
         self._begun: tuple[float, int] | None = None
         self._last = 0.0
         self._bars = Progress(
@@ -54,6 +59,7 @@ class Shown:
             self._console.print(f"{counts(tally)}; {left}", soft_wrap=True)
 
     def failed(self, cell: Cell, reason: str) -> None:
+        self.told.add(cell.id)
         self._console.print(failure(cell, reason), soft_wrap=True)
 
     def stop(self) -> None:

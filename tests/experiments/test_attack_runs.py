@@ -209,14 +209,14 @@ def test_a_backdoor_succeeds_against_the_mean_and_is_reported(tmp_path: Path) ->
     assert attacked.success > 0.8
     assert attacked.accuracy > 0.8
     cells = {(cell.defence, cell.attacked): found for cell, found in results.items()}
-    shown = report.table(run.config, cells, tests=300)
+    shown = report.table(run.config, cells, samples=300)
     assert [column.header for column in shown.columns][4] == "success"
     console = Console(width=200, record=True, file=io.StringIO())
     console.print(shown)
     text = console.export_text()
     assert f"{attacked.success:.1%} ({honest.success:.1%})" in text
     assert "success: share of the attacker's test samples labelled as it wants" in text
-    report.write_summary(tmp_path / "summary.json", run.config, cells, "made up", tests=300)
+    report.write_summary(tmp_path / "summary.json", run.config, cells, "made up", samples=300)
     summary = json.loads((tmp_path / "summary.json").read_text())["defences"]["Mean"]
     assert summary["success"] == honest.success
     assert summary["success_under_attack"] == attacked.success
@@ -261,7 +261,7 @@ def test_a_round_too_small_for_the_attack_is_honest_and_ends_no_run(
             assert results[Training("VClip", True)][number // 3 - 1].spared == spared
     assert 0 < spared < 12
     cells = {(cell.defence, cell.attacked): found for cell, found in results.items()}
-    caption = str(report.table(run.config, cells, tests=300).caption)
+    caption = str(report.table(run.config, cells, samples=300).caption)
     assert f"spared by it, of 12: VClip attacked {spared}" in caption
 
 

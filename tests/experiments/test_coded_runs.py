@@ -236,7 +236,7 @@ def test_the_report_says_what_was_sent_and_spent(tmp_path: Path) -> None:
             codec = Clip21(tau=0.5, noise=4.0)
             assert metrics.epsilon == privacy.epsilon(codec, most, delta=1e-3)
     console = Console(file=io.StringIO(), width=200, markup=False)
-    console.print(report.table(config, results, tests=10))
+    console.print(report.table(config, results, samples=10))
     assert isinstance(console.file, io.StringIO)
     shown = console.file.getvalue()
     spent = max(metrics[-1].epsilon or 0 for metrics in results.values())
@@ -244,7 +244,7 @@ def test_the_report_says_what_was_sent_and_spent(tmp_path: Path) -> None:
     assert "privacy holds against those who do not know the seed" in shown
     size = 6 * 8 * (32 + 8 + 4 * 650)
     assert f"codec: Clip21(tau=0.5, noise=4.0), {size / 1e6:.3g} MB of messages" in shown
-    report.write_summary(tmp_path / "summary.json", config, results, "", tests=10)
+    report.write_summary(tmp_path / "summary.json", config, results, "", samples=10)
     summary = json.loads((tmp_path / "summary.json").read_text())
     assert summary["privacy"] == {"epsilon": spent, "delta": 1e-3, "holds": report.NOISE}
     assert summary["defences"]["VClip"]["bytes"] == size
@@ -256,10 +256,10 @@ def test_without_noise_the_report_says_nothing_of_privacy(tmp_path: Path) -> Non
         run = create(config, tmp_path)
         found = runs.execute(run, quiet())
         results = {(cell.defence, cell.attacked): metrics for cell, metrics in found.items()}
-        caption = str(report.table(config, results, tests=10).caption)
+        caption = str(report.table(config, results, samples=10).caption)
         assert "privacy" not in caption
         assert ("codec: ErrorFeedback, " in caption) == (codec is not None)
-        report.write_summary(tmp_path / "summary.json", config, results, "", tests=10)
+        report.write_summary(tmp_path / "summary.json", config, results, "", samples=10)
         assert json.loads((tmp_path / "summary.json").read_text())["privacy"] is None
     with pytest.raises(ConfigError, match=r"^delta must be in \(0, 1\), found 1\.0$"):
         tiny(delta=1.0)

@@ -80,13 +80,13 @@ def spread() -> Found:
 
 
 def rows(found: report.Results) -> list[tuple[Any, ...]]:
-    table = report.table(CONFIG, found, tests=300)
+    table = report.table(CONFIG, found, samples=300)
     return list(zip(*(column.cells for column in table.columns), strict=True))
 
 
 def shown(found: report.Results, config: RunConfig = CONFIG) -> str:
     console = Console(file=io.StringIO(), width=120, markup=False)
-    console.print(report.table(config, found, tests=300))
+    console.print(report.table(config, found, samples=300))
     assert isinstance(console.file, io.StringIO)
     return " ".join(console.file.getvalue().split())
 
@@ -94,7 +94,7 @@ def shown(found: report.Results, config: RunConfig = CONFIG) -> str:
 def test_the_table_has_a_line_a_defence_and_its_numbers() -> None:
     found = results()
     found["Mean", True][0] = replace(found["Mean", True][0], error=1.75, seconds=0.008)
-    table = report.table(CONFIG, found, tests=300)
+    table = report.table(CONFIG, found, samples=300)
     assert [str(column.header) for column in table.columns] == [
         *("defence", "no attack", "attacked", "lost", "error", "Byzantine weight", "aggregation ms")
     ]
@@ -116,6 +116,8 @@ def test_the_table_says_what_its_numbers_are() -> None:
         assert part in text
     assert "skipped" not in text
     assert "missing" not in text
+    on = report.table(replace(CONFIG, split="validation"), results(), samples=200)
+    assert "on 200 validation samples after 30 rounds" in str(on.caption)
 
 
 def test_the_table_says_what_was_skipped_and_what_did_not_come() -> None:
@@ -398,7 +400,7 @@ def test_the_figure_says_what_is_in_it() -> None:
 def test_the_summary_is_json_written_whole(tmp_path: Path) -> None:
     path = tmp_path / "summary.json"
     found = results(skipped=2, missing=5)
-    report.write_summary(path, CONFIG, found, "the note", tests=300)
+    report.write_summary(path, CONFIG, found, "the note", samples=300)
     content = json.loads(path.read_text())
     assert list(content["defences"]) == list(CONFIG.defences)
     mean = content["defences"]["Mean"]
@@ -433,7 +435,7 @@ def test_the_summary_is_json_written_whole(tmp_path: Path) -> None:
 def test_the_summary_has_no_accuracy_of_what_was_not_trained(tmp_path: Path) -> None:
     found = results()
     found["Mean", True] = skip_all(found["Mean", True])
-    report.write_summary(tmp_path / "summary.json", CONFIG, found, "the note", tests=300)
+    report.write_summary(tmp_path / "summary.json", CONFIG, found, "the note", samples=300)
     mean = json.loads((tmp_path / "summary.json").read_text())["defences"]["Mean"]
     assert mean["accuracy_under_attack"] is None
     assert (mean["accuracy"], mean["skipped_under_attack"]) == (pytest.approx(0.875), 30)
@@ -442,6 +444,6 @@ def test_the_summary_has_no_accuracy_of_what_was_not_trained(tmp_path: Path) -> 
 def test_a_summary_that_is_no_json_is_not_written(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="JSON"):
         report.write_summary(
-            *(tmp_path / "summary.json", CONFIG, results(loss=math.nan), "the note"), tests=300
+            *(tmp_path / "summary.json", CONFIG, results(loss=math.nan), "the note"), samples=300
         )
     assert os.listdir(tmp_path) == []
