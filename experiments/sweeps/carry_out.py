@@ -141,6 +141,7 @@ class _Work:
         while todo or pool.running:
             while todo and pool.free:
                 self._begin(pool, todo.pop(0))
+            self._look(pool.running)
             for finished in self._waited(pool, stop):
                 if stop.signal and finished.outcome is None:
                     # The signal may have been for its process too.
@@ -149,11 +150,11 @@ class _Work:
                 self._end(finished)
                 self._known.plan()
                 todo = self._known.pending()
-            self._look(pool.running)
             if stop.signal:
                 raise InterruptedRun(stop.signal)
             if time.monotonic() >= self._due:
                 self._export()
+        self._look({})
 
     @staticmethod
     def _waited(pool: Pool, stop: Stop) -> list[Finished]:

@@ -230,6 +230,7 @@ def test_scenarios_that_not_all_were_tried_in_are_left_out(tmp_path: Path) -> No
     rows += [row(CWM, FLIP, 0, 0.7, **{"config.f": 1, "config.byzantine": 1})]
     found = content(tmp_path, rows, breakdown={"accuracy": 0.5, "most": 4})
     assert found.left_out == ["f=1", "f=4"]
+    assert found.said[-1] == "Not counted, as not every defence has numbers there: f=1; f=4."
     assert texts(found.attack_maps[0]) == {(GM, FLIP): "60.0", (CWM, FLIP): "60.0"}
 
 

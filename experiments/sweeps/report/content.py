@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from experiments.sweeps.report import charts, heat, tables
+from experiments.sweeps.report import charts, heat, tables, words
 from experiments.sweeps.report.breakdown import Fall, breakdown_map, falls
 from experiments.sweeps.report.cells import STATES, Cell, Sweep
 from experiments.sweeps.report.colours import Style, style
@@ -123,13 +123,14 @@ def compose(sweep: Sweep) -> Content:
     order = [entry.defence for entry in entries]
     order += [each for each in split(shown, lambda group: group.defence) if each not in order]
     known = any(entry.worst is not None for entry in entries)
+    left = left_out(shown, fair)
     fallen = falls(sweep.breakdown)
     return Content(
         sweep=sweep,
         groups=groups,
         entries=entries,
-        said=verdict(entries) if sweep.cells else [],
-        left_out=left_out(shown, fair),
+        said=[*verdict(entries), *words.without(left)] if sweep.cells else [],
+        left_out=left,
         styles={defence: style(place) for place, defence in enumerate(order)},
         axes=_axes(sweep),
         constants=_constants(sweep),

@@ -77,8 +77,17 @@ def breakdown(sweep: Sweep) -> str:
     return (
         f"The smallest f at which the mean over seeds of the final validation accuracy is below "
         f"{below}, found by bisection for every attack: what holds at one f is taken to hold at "
-        f"all smaller ones."
+        f"all smaller ones. f = 0 is not tried: who falls at f = 1 may not have come so far "
+        f"without attackers either."
     )
+
+
+def without(places: Sequence[str]) -> list[str]:
+    """That the first sentence of a report is not about all that was run."""
+    if not places:
+        return []
+    few = "; ".join(places) if len(places) <= 3 else f"{len(places)} scenarios or attacks in them"
+    return [f"Not counted, as not every defence has numbers there: {few}."]
 
 
 def left_out(places: Sequence[str]) -> str:
