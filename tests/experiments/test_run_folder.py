@@ -59,6 +59,7 @@ CHANGES: dict[str, Any] = {
     "server": "ray",
     "device": "cpu",
     "evaluate_every": 11,
+    "split": "validation",
     "checkpoint_every": 49,
     "seed": 1,
 }

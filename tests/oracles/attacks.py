@@ -192,8 +192,8 @@ def anti_clip(
 ) -> Array:
     """``m + c τ u`` against the honest mean, u of length 1 (l2) or of entries ±1 (linf).
 
-    τ is given, or the ⌈n/2⌉-th smallest over the rows of ‖x_i - m‖ (l2), or of the median of the
-    |x_ij - m_j| that are not 0 (linf; of an even number of them the lower one).
+    τ is given, or the ⌈n/2⌉-th smallest over the rows of ‖x_i - m‖ (l2), or of the largest of the
+    |x_ij - m_j| that are not 0, once a hundredth of them has been left out (linf).
     """
     mean = rules.mean(honest)
     away = -np.sign(mean) if norm == "linf" else -mean / np.linalg.norm(mean)
@@ -201,7 +201,9 @@ def anti_clip(
         gaps = []
         for x in honest:
             apart = sorted(abs(v) for v in x - last if v != 0)
-            gaps.append(apart[(len(apart) - 1) // 2] if norm == "linf" else _distance(x, last))
+            gaps.append(
+                apart[len(apart) - len(apart) // 100 - 1] if norm == "linf" else _distance(x, last)
+            )
         radius = sorted(gaps)[min(math.ceil(n / 2), len(gaps)) - 1]
     return last + share * radius * away
 
