@@ -48,16 +48,13 @@ def test_ranks_that_are_cut_off_are_named_and_the_job_goes_on_when_they_return(
         before = [json.loads(line)["round"] for line in (out / "ledger.jsonl").open()]
 
         # Which ranks are gone is seen from where the store is; the others are told that it is not.
+        # One on each host at least: torchrun ends a rank whose neighbour has ended first.
         said = {
             name: wait_for(
-                f"{ranks} errors on {name}",
-                lambda name=name, ranks=ranks: (
-                    len(found := [s for s in log[name].read_text().splitlines() if MISSED in s])
-                    >= ranks
-                    and found
-                ),
+                f"an error on {name}",
+                lambda name=name: [s for s in log[name].read_text().splitlines() if MISSED in s],
             )
-            for name, ranks in RANKS.items()
+            for name in RANKS
         }
         assert all(f"rank {rank} (two, pid" in said["one"][-1] for rank in (1, 2))
         assert all(

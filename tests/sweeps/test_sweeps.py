@@ -453,7 +453,8 @@ def test_a_folder_is_bound_to_its_sweep(finished: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"holds another sweep, found target=None instead of 0.5"):
         carried_out(small(target=0.5), finished)
     assert timeless(finished) == before
-    assert json.loads((finished / SWEEP).read_text())["where"] == [provenance.where()]
+    (where,) = json.loads((finished / SWEEP).read_text())["where"]
+    assert where.rpartition(", ")[0] == provenance.where().rpartition(", ")[0]
     # What is for the report may change, and what has not changed is not written.
     about = finished / SWEEP
     number = about.stat().st_ino
