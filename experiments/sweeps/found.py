@@ -50,7 +50,7 @@ def breakdowns(sweep: SweepConfig, searches: Sequence[Search]) -> Table:
     most = sweep.breakdown.most
     attacks = list(dict.fromkeys(search.first.attack for search in searches))
     shown = Table(
-        title=sweep.title,
+        title=escape(sweep.title),
         caption=f"the smallest f at which the mean validation accuracy is below "
         f"{sweep.breakdown.accuracy:.0%}; > {most}: at none up to {most}"
         + ("" if all(search.finished for search in searches) else "; ?: a cell has failed"),
