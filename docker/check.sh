@@ -11,14 +11,20 @@ cd "$(dirname "$0")/.."
 
 folder=${FOLDER:-$(mktemp -d /var/tmp/robust-agg-image.XXXXXX)}
 mkdir -p "$folder"
-[ -n "${FOLDER:-}" ] || trap 'rm -rf "$folder"' EXIT
 own=(buildah --root "$folder/storage" --runroot "$folder/run")
+leave() {
+  "${own[@]}" rm --all >/dev/null 2>&1 || true # what is mounted, too
+  [ -n "${FOLDER:-}" ] || rm -rf "$folder"
+}
+trap leave EXIT
 
 if [ -z "${BASE:-}" ]; then
   BASE=localhost/python:3.11-slim-bookworm
   echo "=== a base image: $BASE"
   if [ ! -d "$folder/rootfs" ]; then
-    debootstrap --variant=minbase --include=python3.11,python3.11-venv,ca-certificates \
+    # What provides a package debootstrap does not look for: distutils is named.
+    debootstrap --variant=minbase \
+      --include=python3.11,python3.11-venv,python3-distutils,ca-certificates \
       bookworm "$folder/rootfs" >"$folder/debootstrap.log"
   fi
   made=$("${own[@]}" from scratch)
@@ -34,7 +40,7 @@ echo "=== run"
 made=$("${own[@]}" from --pull-never localhost/robust-agg:cpu)
 inside() { "${own[@]}" run --isolation chroot "$made" -- "$@"; }
 inside sh -c 'echo "as $(id -un) ($(id -u)) in $(pwd)"; test "$(id -u)" -ne 0'
-inside python -m workers.node_health
+inside python /opt/node_health.py
 for transport in ray ranks; do
   inside robust-agg run --transport "$transport" --rounds 20 --evaluate-every 10 \
     --aggregator Mean "NearestNeighborMixing + TrimmedMean" --estimator none

@@ -1,18 +1,24 @@
 """The services of compose.yaml without an engine: ``on_hosts.py ROOT``, as root on Linux.
 
 ``ROOT`` is the mounted root of the image (``buildah mount``). Each service runs its own command in
-it, by chroot and as the image's user, on a host of its own: a network namespace (tests/hosts). Ends
-with 0 when the job has ended well, and one with another token was refused.
+it, by chroot and as the image's user, on a host of its own: a network namespace (tests/hosts). Its
+health check runs there too, and the probes of rayjob.yaml come from another host, as those of a
+kubelet do. Ends with 0 when all nodes are healthy, the job has ended well, and one with another
+token was refused.
 """
 
 from __future__ import annotations
 
+import itertools
+import re
 import secrets
 import shlex
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -22,7 +28,15 @@ sys.path.insert(0, str(HERE.parent / "tests" / "hosts"))
 from namespaces import Network, remains, wait_for  # noqa: E402 - where it is found
 
 NODES = ("one", "two")
-JOB = ("--rounds", "20", "--aggregator", "GeometricMedian", "--estimator", "none")
+HEAD = "http://head:8265"
+RUN = ("robust-agg", "run", "--transport", "ray", "--hosts", "2", "--out", "/work/runs")
+JOB = ("--aggregator", "GeometricMedian", "--estimator", "none")
+MINE = """
+from attacks import SignFlip
+
+class Mine(SignFlip):
+    pass
+"""
 SETTINGS = {
     "PATH": "/opt/robust-agg/bin:/usr/bin:/bin",
     "HOME": "/home/agg",
@@ -48,47 +62,117 @@ cd "$1"
 exec chroot --userspec=1000:1000 "$1" env -i {settings} sh -c 'cd /work && exec "$@"' sh {command}
 """
 
+# As a kubelet does: anything but a good answer is an error.
+ASK = "import sys, urllib.request; urllib.request.urlopen(sys.argv[1], timeout=10)"
+
+
+def probes(group: dict[str, Any]) -> Iterator[str]:
+    """Ports and paths that the pods of a group in rayjob.yaml are asked by."""
+    (container,) = group["template"]["spec"]["containers"]
+    named = {port["name"]: port["containerPort"] for port in container.get("ports", ())}
+    for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
+        asked = container[probe]["httpGet"]
+        yield f"{named.get(asked['port'], asked['port'])}{asked['path']}"
+
+
+class Services:
+    """The containers of compose.yaml, as processes in the image on the hosts of a network."""
+
+    def __init__(self, root: str, folder: Path, network: Network) -> None:
+        self.root, self.folder, self.network = root, folder, network
+        self.services = yaml.safe_load((HERE / "compose.yaml").read_text())["services"]
+        _, job = yaml.safe_load_all((HERE / "rayjob.yaml").read_text())
+        cluster = job["spec"]["rayClusterSpec"]
+        self.pods = {"head": cluster["headGroupSpec"], "node": cluster["workerGroupSpecs"][0]}
+        self.tokens = {name: folder / name for name in ("token", "other")}
+        for file in self.tokens.values():
+            file.write_text(secrets.token_hex(32))
+            file.chmod(0o444)
+        self._logs = itertools.count()
+
+    def start(
+        self, host: str, command: list[str], token: str = "token"
+    ) -> tuple[subprocess.Popen[bytes], Path]:
+        """A process of the image, and what it writes to."""
+        settings = {**SETTINGS, **self.services["head"]["environment"]}
+        script = INSIDE.format(
+            settings=shlex.join(f"{name}={value}" for name, value in settings.items()),
+            command=shlex.join(command),
+        )
+        log = self.folder / f"{next(self._logs)}-{host}.log"
+        words = ["sh", "-c", script, "sh", self.root, str(self.tokens[token])]
+        return self.network[host].start(words, log=log), log
+
+    def call(self, host: str, command: list[str], token: str = "token") -> tuple[int, str]:
+        """The exit code of one that ends, and what it has written."""
+        process, log = self.start(host, command, token)
+        code = process.wait(timeout=300)
+        return code, log.read_text()
+
+    def up(self) -> None:
+        """Head and nodes, all of them healthy, also as a kubelet sees it."""
+        roles = {"head": "head"} | dict.fromkeys(NODES, "node")
+        for host, role in roles.items():
+            _, log = self.start(host, self.services[role]["command"])
+            wait_for(f"Ray on {host}", lambda log=log: "Ray runtime started" in log.read_text())
+        for host, role in roles.items():
+            check = self.services[role]["healthcheck"]["test"][1:]
+            wait_for(
+                f"{host} to be healthy",
+                lambda host=host, check=check: self.call(host, check)[0] == 0,
+            )
+            for asked in probes(self.pods[role]):
+                self.network["client"].call(sys.executable, "-c", ASK, f"http://{host}:{asked}")
+            print(f"{host}: healthy", flush=True)
+
+    def ray_job(self, verb: str, *words: str) -> str:
+        """What ``ray job`` says that ends well, run where a user's own attack is."""
+        command = ["ray", "job", verb, "--address", HEAD, *words]
+        here = 'cd /tmp && echo "$1" >mine.py && shift && exec "$@"'
+        code, said = self.call("client", ["sh", "-c", here, "sh", MINE, *command])
+        if code != 0:
+            sys.exit(f"on_hosts: {shlex.join(command)}: {code}: {said}")
+        return said
+
+
+def own_attack(services: Services) -> None:
+    """A module of the user's travels with the job."""
+    mine = ["--rounds", "20", "--attack", "mine.py:Mine"]
+    said = services.ray_job("submit", "--working-dir", ".", "--", *RUN, *JOB, *mine)
+    if "4 of 20 workers: Mine(" not in said:
+        sys.exit(f"on_hosts: not attacked by Mine: {said}")
+    print("an attack of one's own: Mine", flush=True)
+
+
+def stop_and_resume(services: Services) -> None:
+    """A job that nobody waits for is stopped midway, and another goes on with it."""
+    long = [*JOB, "--rounds", "1000", "--checkpoint-every", "10"]
+    services.ray_job("submit", "--no-wait", "--submission-id", "nightly", "--", *RUN, *long)
+    wait_for("a round", lambda: "round 10/1000" in services.ray_job("logs", "nightly"))
+    services.ray_job("stop", "nightly")
+    folder = re.search(r"run folder: (\S+)", services.ray_job("logs", "nightly"))
+    assert folder is not None
+    again = services.ray_job("submit", "--", "robust-agg", "resume", folder[1])
+    first = re.search(r"round (\d+)/1000", again)
+    assert first is not None
+    if int(first[1]) <= 10 or "under attack: round 1000/1000" not in again:
+        sys.exit(f"on_hosts: not resumed: {again}")
+    print(f"nightly: stopped, resumed before round {first[1]}, ended", flush=True)
+
 
 def main(root: str) -> None:
     """Start head and nodes, submit the job, and submit one as a stranger."""
-    services = yaml.safe_load((HERE / "compose.yaml").read_text())["services"]
     with tempfile.TemporaryDirectory(prefix="hosts-", dir="/var/tmp") as folder:
-        tokens = {name: Path(folder, name) for name in ("token", "other")}
-        for file in tokens.values():
-            file.write_text(secrets.token_hex(32))
-            file.chmod(0o444)
-
-        def start(
-            host: str, command: list[str], token: str = "token"
-        ) -> tuple[subprocess.Popen[bytes], Path]:
-            settings = {**SETTINGS, **services["head"]["environment"]}
-            script = INSIDE.format(
-                settings=shlex.join(f"{name}={value}" for name, value in settings.items()),
-                command=shlex.join(command),
-            )
-            log = Path(folder, f"{host}-{token}.log")
-            words = ["sh", "-c", script, "sh", root, str(tokens[token])]
-            return network[host].start(words, log=log), log
-
-        def healthy(host: str) -> bool:
-            return start(host, services["head"]["healthcheck"]["test"][1:])[0].wait() == 0
-
         with Network(("head", *NODES, "client"), Path(folder)) as network:
-            _, head = start("head", services["head"]["command"])
-            wait_for("the head", lambda: "Ray runtime started" in head.read_text())
-            logs = [start(name, services["node"]["command"])[1] for name in NODES]
-            for log in logs:
-                wait_for("a node", lambda log=log: "Ray runtime started" in log.read_text())
-            for host in ("head", *NODES):
-                wait_for(f"{host} to be healthy", lambda host=host: healthy(host))
-                print(f"{host}: healthy", flush=True)
-            submit = [*services["job"]["entrypoint"], *JOB]
-            job, log = start("client", submit)
-            code = job.wait(timeout=300)
-            print(log.read_text())
-            stranger, log = start("client", submit, token="other")
-            refused = stranger.wait(timeout=300)
-            print(log.read_text().splitlines()[-1])
+            services = Services(root, Path(folder), network)
+            services.up()
+            submit = [*services.services["job"]["entrypoint"], *JOB, "--rounds", "20"]
+            code, said = services.call("client", submit)
+            print(said)
+            own_attack(services)
+            stop_and_resume(services)
+            refused, said = services.call("client", submit, token="other")
+            print(said.splitlines()[-1])
         if code != 0 or refused == 0 or remains(network):
             sys.exit(f"on_hosts: job {code}, stranger {refused}, left {remains(network)}")
 

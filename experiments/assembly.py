@@ -179,7 +179,8 @@ def transport(config: RunConfig, data: Dataset, *, attacked: bool) -> Transport:
     return RayHosts(
         hosts,
         deadline=config.deadline,
-        quorum=config.quorum,
+        # With fewer the server skips a round: better to wait for a machine that starts again.
+        quorum=max(config.quorum, 2 * config.f + 1),
         num_gpus=config.num_gpus,
         by_value=specs.own_modules(attack),
         restarts=_RESTARTS,

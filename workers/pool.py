@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -41,7 +42,8 @@ class HostPool(Transport):
         specs: one per host; no worker on two of them, and the same codec on all.
         deadline: seconds a call may take, encoding and sending included; None waits for ever. An
             attribute that may be changed between rounds: the first one is the slowest.
-        quorum: rows without which a round does not count.
+        quorum: rows without which a round does not count. Where fewer are to be had because hosts
+            are lost, a round waits as long again for those that are coming, if any are.
 
     Raises:
         ValueError: no hosts, a worker twice, two codecs, a deadline that is not positive, or a
@@ -105,9 +107,16 @@ class HostPool(Transport):
             ValueError: the reply holds no states.
         """
 
-    def _returned(self) -> Iterable[int]:
-        """Hosts that were lost and are there again, with states that begin anew; each once."""
+    def _returned(self, timeout: float | None) -> Iterable[int]:
+        """Hosts that were lost and are there again, with states that begin anew; each once.
+
+        Where some are coming and none is there, the first is waited for within the timeout.
+        """
         return ()
+
+    def _are_coming(self) -> bool:
+        """Whether hosts that were lost may be there again."""
+        return False
 
     @property
     def workers(self) -> tuple[int, ...]:
@@ -127,6 +136,9 @@ class HostPool(Transport):
         dim, dtype = form(self._codec, parameters.numel(), parameters.dtype)
         schema = Schema(round=round, dim=dim, dtype=dtype, senders=frozenset(senders))
         self._row_bytes = dim * dtype.itemsize
+        self._settle()
+        self._await_quorum(asked)
+        asking = time.monotonic()
         known = accepted or {}
         published = self._publish(round, parameters)
         updates: list[Update] = []
@@ -135,7 +147,7 @@ class HostPool(Transport):
             host: (round, published, ids, {i: known.get(i, NOTHING) for i in ids})
             for host, ids in asked.items()
         }
-        for host, answer in self._ask("compute", calls, f"round {round}", begun):
+        for host, answer in self._ask("compute", calls, f"round {round}", asking):
             if isinstance(answer, Failure):
                 refused += [Rejection(i, answer.reason) for i in asked[host]]
                 continue
@@ -210,12 +222,7 @@ class HostPool(Transport):
 
         A busy host is not called, unless ``patient``: then as soon as it is free.
         """
-        if self._closed:
-            raise ValueError(f"{type(self).__name__}: the transport is closed")
-        while self._busy and self._receive(0.0) is not None:
-            pass
-        for host in self._returned():
-            self._lost.pop(host, None)
+        self._settle()
         waiting: set[int] = set()
         uncalled: set[int] = set()
         for host, args in calls.items():
@@ -249,6 +256,32 @@ class HostPool(Transport):
             yield host, Failure(late)
         for host in sorted(uncalled):
             yield host, self._still_busy(host)
+
+    def _settle(self) -> None:
+        """Take what has arrived meanwhile: answers that were late, hosts that are there again."""
+        if self._closed:
+            raise ValueError(f"{type(self).__name__}: the transport is closed")
+        while self._busy and self._receive(0.0) is not None:
+            pass
+        self._readmit(0.0)
+
+    def _readmit(self, timeout: float | None) -> None:
+        for host in self._returned(timeout):
+            self._lost.pop(host, None)
+
+    def _await_quorum(self, asked: Mapping[int, Sequence[int]]) -> None:
+        """Where too few hosts are left for a round, wait for those that are coming.
+
+        As long as a call may take; without it a training would skip its rounds, one a millisecond,
+        before a machine has started again.
+        """
+        workers = sum(map(len, asked.values()))
+        end = math.inf if self.deadline is None else time.monotonic() + self.deadline
+        while (left := end - time.monotonic()) > 0 and self._are_coming():
+            there = sum(len(ids) for host, ids in asked.items() if host not in self._lost)
+            if there >= min(self.quorum, workers):
+                return
+            self._readmit(None if left == math.inf else left)
 
     def _call(self, host: int, method: str, args: tuple[Any, ...], what: str) -> None:
         try:

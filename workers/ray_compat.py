@@ -6,7 +6,6 @@ stable API (remote actors, put, get, wait, kill) only.
 
 from __future__ import annotations
 
-import importlib
 import logging
 import math
 import os
@@ -32,10 +31,8 @@ _UNIX_SOCKET_LIMIT = 107
 _SOCKET_SUFFIX = len("/session_2026-01-01_00-00-00_000000_0000000/sockets/plasma_store.0")
 
 _PLENTY = 1024
-_HEARD = 10.0
-# Seconds for the head to answer.
-_ALIVE = 0
-# The state of a node in Ray's gcs.proto.
+_REACHED = 10.0
+# Seconds for a connection to the head.
 
 _lock = threading.Lock()
 _users = 0
@@ -76,6 +73,7 @@ def connect(*, cpus: float, address: str | None = None, **options: Any) -> None:
         if not ray.is_initialized():
             address = address or os.environ.get("RAY_ADDRESS") or "local"
             settings: dict[str, Any] = {"address": address}
+            _check_reached(address)
             if address == "local":
                 _provide_token()
                 _folder = temporary_folder()
@@ -99,6 +97,23 @@ def connect(*, cpus: float, address: str | None = None, **options: Any) -> None:
                 raise
             _ours = True
         _users += 1
+
+
+def _check_reached(address: str) -> None:
+    """That something listens at a cluster's address, for which Ray itself would try for minutes.
+
+    Raises:
+        HostError: nothing does.
+    """
+    host, _, port = address.rpartition("://")[2].rpartition(":")
+    if not port.isdecimal():
+        return  # "local", "auto", and what Ray refuses at once
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), _REACHED).close()
+    except (OSError, OverflowError) as error:
+        raise HostError(
+            f"cannot join the Ray cluster {address}: nothing answers there: {error}"
+        ) from error
 
 
 def _is_refusal(error: BaseException) -> bool:
@@ -188,35 +203,6 @@ def node_address() -> str:
     return found
 
 
-def node_problem(*, required: bool = False) -> str | None:
-    """What is wrong with the node that ``ray start`` has begun on this machine; None if nothing.
-
-    Args:
-        required: whether it is wrong that there is none.
-    """
-    require()
-    import ray._private.services as services
-
-    raylet: Any = importlib.import_module("ray._raylet")
-
-    address = services.find_bootstrap_address(None)
-    if address is None:
-        return "no node has been started here" if required else None
-    own = node_address()
-    host, _, port = address.rpartition(":")
-    try:
-        # Ray itself would try for a minute.
-        socket.create_connection((host, int(port)), _HEARD).close()
-        nodes = raylet.GcsClient(address=address).get_all_node_info(timeout=_HEARD).values()
-    except Exception as error:  # of Ray's own kinds, which differ between versions
-        why = str(error).strip().splitlines() or [type(error).__name__]
-        return f"the head at {address} does not answer: {why[0]}"
-    alive = [node.node_manager_address for node in nodes if node.state == _ALIVE]
-    if own not in alive:
-        return f"the cluster at {address} has nodes {alive}, and not this one, {own}"
-    return None
-
-
 def pickled(value: object, by_value: Iterable[ModuleType]) -> bytes:
     """``value`` pickled as Ray pickles, with the code of the given modules in it."""
     cloudpickle = require().cloudpickle
@@ -250,10 +236,13 @@ def await_start(who: str, ready: Mapping[str, Any], timeout: float) -> list[Any]
         try:
             answers.append(ray.get(ref))
         except ray.exceptions.RayError as error:
-            # Ray tells the whole story in the text; its last line is what the actor said.
-            said = str(error).strip().splitlines()[-1]
-            raise HostError(f"{who}: {name} cannot be built: {said}") from error
+            raise HostError(f"{who}: {name} cannot be built: {last_words(error)}") from error
     return answers
+
+
+def last_words(error: BaseException) -> str:
+    """What an actor said that could not be built: the last line of the story that Ray tells."""
+    return str(error).strip().splitlines()[-1]
 
 
 def add_to_path(folders: Iterable[str]) -> None:

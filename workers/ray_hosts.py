@@ -59,7 +59,7 @@ class RayHosts(HostPool):
         by_value: modules whose classes and functions travel with the specs, for code that other
             machines have not installed: a user's attack, say. The driver's ``sys.path`` is tried
             by the actors, which is enough on one machine.
-        restarts: how often a host that died is built anew before it has answered once more.
+        restarts: how often a host that died is built anew before it has sent rows once more.
 
     Raises:
         ImportError: Ray is not installed.
@@ -90,7 +90,7 @@ class RayHosts(HostPool):
         self._ray = ray_compat.require()
         ray_compat.connect(cpus=num_cpus * len(specs), address=address)
         self._actors: list[Any] = []
-        self._pending: dict[Any, tuple[int, float]] = {}
+        self._pending: dict[Any, tuple[int, str, float]] = {}
         try:
             self._remote = self._ray.remote(HostActor).options(
                 num_cpus=num_cpus, num_gpus=num_gpus, scheduling_strategy="SPREAD"
@@ -131,39 +131,52 @@ class RayHosts(HostPool):
         if method == "compute":
             most = most_bytes(len(self._ids[host]), self._row_bytes)
         ref = getattr(self._actors[host], method).remote(*args)
-        self._pending[ref] = host, most
+        self._pending[ref] = host, method, most
 
     def _next(self, timeout: float | None) -> tuple[int, Any | Failure] | None:
         done, _ = self._ray.wait(list(self._pending), num_returns=1, timeout=timeout)
         if not done:
             return None
-        host, most = self._pending[done[0]]
+        host, method, most = self._pending[done[0]]
         answer = self._fetch(done[0], host, most)
         # Last, so that whatever interrupts the fetching leaves the answer to be fetched.
         del self._pending[done[0]]
-        if not isinstance(answer, Failure):
+        if method == "compute" and not isinstance(answer, Failure):
             self._left[host] = self._restarts
         return host, answer
 
-    def _returned(self) -> list[int]:
-        back = [] if not self._coming else self._arrived()
+    def _are_coming(self) -> bool:
+        return bool(self._coming)
+
+    def _returned(self, timeout: float | None) -> list[int]:
+        back = [] if not self._coming else self._arrived(timeout)
         for host in {*self._lost} - {*self._coming.values(), *back}:
             if self._left[host] > 0:
                 self._restart(host)
         return back
 
-    def _arrived(self) -> list[int]:
+    def _arrived(self, timeout: float | None) -> list[int]:
         back = []
-        done, _ = self._ray.wait(list(self._coming), num_returns=len(self._coming), timeout=0)
+        coming = list(self._coming)
+        self._ray.wait(coming, num_returns=1, timeout=timeout)
+        done, _ = self._ray.wait(coming, num_returns=len(coming), timeout=0)
         for ref in done:
             host = self._coming[ref]
             try:
                 self._ray.get(ref)
                 back.append(host)
             except self._ray.exceptions.RayError as error:
-                _log.debug("host %d is not back", host, exc_info=error)
+                if ray_compat.reason(error)[1]:
+                    self._fails(host, error)
+                else:  # cut off once more, and perhaps not for long
+                    self._coming[self._actors[host].ready.remote()] = host
             del self._coming[ref]
         return back
+
+    def _fails(self, host: int, error: Exception) -> None:
+        """For the ledger, of a host that is lost and does not come back."""
+        _log.debug("host %d is not built anew", host, exc_info=error)
+        self._lost[host] = f"lost: host {host} is not built anew: {ray_compat.last_words(error)}"
 
     def _restart(self, host: int) -> None:
         """Ask Ray for another actor, which it places when it can.
@@ -176,7 +189,7 @@ class RayHosts(HostPool):
             self._coming[actor.ready.remote()] = host
             self._actors[host] = actor
         except self._ray.exceptions.RayError as error:
-            _log.debug("host %d cannot be built anew", host, exc_info=error)
+            self._fails(host, error)
 
     def _fetch(self, ref: Any, host: int, most: float) -> Any | Failure:
         found = ray_compat.object_bytes(ref)

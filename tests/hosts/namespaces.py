@@ -121,7 +121,8 @@ class Host:
     def __init__(self, network: Network, name: str, address: str) -> None:
         self.network, self.name, self.address = network, name, address
         self.namespace = f"{network.name}-{name}"
-        self.port = f"port-{name}"
+        # The end of its cable at the switch, and the other one before it is in its namespace.
+        self.port, self.far = f"port-{name}", f"far-{name}"
         self.scratch = network.folder / name
         self.scratch.mkdir()
 
@@ -155,13 +156,14 @@ class Host:
         assert code == 0, f"{self.name}: {shlex.join(command)}: {said}"
         return said
 
-    def cut(self) -> None:
-        """Pull the cable out of the switch."""
+    @contextmanager
+    def away(self) -> Iterator[None]:
+        """With its cable out of the switch, which is put back in the end, whatever happens."""
         run("ip", "-n", self.network.switch, "link", "set", self.port, "down")
-
-    def restore(self) -> None:
-        """Put it back."""
-        run("ip", "-n", self.network.switch, "link", "set", self.port, "up")
+        try:
+            yield
+        finally:
+            run("ip", "-n", self.network.switch, "link", "set", self.port, "up")
 
 
 def _is_zombie(pid: int) -> bool:
@@ -264,10 +266,9 @@ class Network:
 
     def _wire(self, host: Host, delay_ms: float, loss: float) -> None:
         run("ip", "-n", self.switch, "link", "delete", host.port)
-        far = f"far-{host.name}"
-        command = [sys.executable, str(HERE / "wire.py"), host.port, far, str(delay_ms), str(loss)]
+        command = [sys.executable, str(HERE / "wire.py"), host.port, host.far]
         process = subprocess.Popen(
-            ["ip", "netns", "exec", self.switch, *command],
+            ["ip", "netns", "exec", self.switch, *command, str(delay_ms), str(loss)],
             env={**os.environ, **self.env},
             stdout=subprocess.PIPE,
         )
@@ -275,7 +276,8 @@ class Network:
         self._wires.append((process, process.stdout))
         if process.stdout.readline() != b"ready\n":
             pytest.skip(f"no cable of ours can be made here: wire.py ended with {process.wait()}")
-        run("ip", "-n", self.switch, "link", "set", far, "netns", host.namespace, "name", "eth0")
+        own = ("netns", host.namespace, "name", "eth0")
+        run("ip", "-n", self.switch, "link", "set", host.far, *own)
         self._configure(host)
 
     def close(self) -> None:
@@ -298,8 +300,9 @@ def remains(network: Network) -> list[str]:
             told = (process / "environ").read_bytes()
             if network.mark.encode() in told and not _is_zombie(int(process.name)):
                 found.append(f"process {process.name}")
-    names = [path.name for path in Path("/sys/class/net").iterdir()]
-    found += [f"interface {name}" for name in names if re.match(r"port-|far-|try\d", name)]
+    here = {path.name for path in Path("/sys/class/net").iterdir()}
+    ends = {end for host in network.hosts.values() for end in (host.port, host.far)}
+    found += [f"interface {name}" for name in sorted(here & ends)]
     mounts = Path("/proc/mounts").read_text().splitlines()
     return found + [f"mount {line}" for line in mounts if str(network.folder) in line]
 

@@ -103,21 +103,19 @@ def test_a_host_that_is_cut_off_is_lost_and_comes_back(nodes: RayNodes, tmp_path
     (tmp_path / "mine.py").write_text(SLOW.format(flag=str(flag)))
     attack = f"{tmp_path / 'mine.py'}:Slow()"
     two = nodes.network["two"]
-    healthy = [sys.executable, "-m", "workers.node_health", "--required"]
+    healthy = [sys.executable, "docker/node_health.py", "--required"]
     two.call(*healthy)
     job = Job(nodes, tmp_path, attack, rounds=ROUNDS, deadline=8.0)
     job.until("rounds", lambda ledger: len(ledger) >= 3)
 
-    two.cut()
-    cut = len(job.ledger())
-    job.until("the loss of a host", lambda ledger: any(map(died, ledger[cut:])))
-    lost = next(line for line in job.ledger()[cut:] if died(line))
-
-    sick = two.start(healthy, log=tmp_path / "health")
-    assert sick.wait(timeout=100) == 1
-    assert "does not answer" in (tmp_path / "health").read_text()
+    with two.away():
+        cut = len(job.ledger())
+        job.until("the loss of a host", lambda ledger: any(map(died, ledger[cut:])))
+        lost = next(line for line in job.ledger()[cut:] if died(line))
+        sick = two.start(healthy, log=tmp_path / "health")
+        assert sick.wait(timeout=100) == 1
+        assert "does not answer" in (tmp_path / "health").read_text()
     # Ray lets nobody in again whom it has given up: the node hears of it, ends, and begins anew.
-    two.restore()
     job.until("its return", lambda ledger: len(ledger[-1]["senders"]) == WORKERS)
     flag.touch()
     assert "figure: " in job.end()

@@ -143,6 +143,54 @@ class TestRestarts:
             last = transport.collect(round, parameters(mlp)).refused
             assert {r.reason for r in last} == {max(seen)}
 
+    def test_a_round_waits_for_who_is_coming_where_the_others_are_too_few(
+        self, tmp_path: Path
+    ) -> None:
+        hold = tmp_path / "not yet"
+
+        def slow() -> nn.Module:
+            while hold.exists():
+                time.sleep(0.01)
+            return mlp()
+
+        specs: list[HostSpec] = list(spec(model=slow).split(2))
+        specs[1] = FaultySpec.of(specs[1], {1: "kill"})
+        with RayHosts(specs, deadline=100.0, quorum=4, restarts=1) as transport:
+            transport.collect(0, parameters(mlp))
+            hold.touch()
+            assert not transport.collect(1, parameters(mlp)).quorum_met
+
+            transport.deadline = 1.0
+            patient = transport.collect(2, parameters(mlp))
+            assert patient.seconds >= 1.0
+            assert [u.sender for u in patient.updates] == [0, 1, 2], "asked with time of their own"
+            enough = transport.collect(3, parameters(mlp), active=[0, 1])
+            assert enough.quorum_met is False
+            assert len(enough.updates) == 2, "more cannot come"
+
+            transport.deadline = None
+            hold.unlink()
+            assert len(transport.collect(4, parameters(mlp)).updates) == 6
+
+    def test_why_a_host_does_not_come_back_is_in_the_ledger(self, tmp_path: Path) -> None:
+        gone = tmp_path / "gone"
+
+        def model() -> nn.Module:
+            if gone.exists():
+                raise OSError("no such checkpoint")
+            return mlp()
+
+        specs: list[HostSpec] = list(spec(model=model).split(2))
+        specs[1] = FaultySpec.of(specs[1], {1: "kill"})
+        with RayHosts(specs, deadline=100.0, quorum=6, restarts=2) as transport:
+            transport.collect(0, parameters(mlp))
+            gone.touch()
+            transport.collect(1, parameters(mlp))
+            refused = transport.collect(2, parameters(mlp)).refused
+            assert {r.sender for r in refused} == {3, 4, 5}
+            (why,) = {r.reason for r in refused}
+            assert why == "lost: host 1 is not built anew: OSError: no such checkpoint"
+
     def test_restarts_are_a_count(self) -> None:
         with pytest.raises(ValueError, match="restarts must be an integer >= 0, found -1"):
             RayHosts([spec()], restarts=-1)

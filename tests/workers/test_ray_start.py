@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -30,6 +31,14 @@ import ray
 print(collection.refused, collection.updates[0].row.tolist())
 print(os.environ.get("RAY_AUTH_MODE"), "RAY_AUTH_TOKEN" in os.environ, ray.is_initialized())
 """
+NOBODY = """
+import sys
+from workers import HostError, ray_compat
+try:
+    ray_compat.connect(cpus=1, address=sys.argv[1])
+except HostError as error:
+    print(error)
+"""
 ROW = "() [-1.0, -1.0, -1.0, -1.0, -1.0, -1.0, -1.0, -1.0]"
 
 
@@ -50,6 +59,21 @@ def start(**changes: str | None) -> list[str]:
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
     return done.stdout.splitlines()
+
+
+def test_where_no_cluster_is() -> None:
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        port = server.getsockname()[1]  # and nobody listens
+        for address in (f"127.0.0.1:{port}", f"ray://127.0.0.1:{port}"):
+            done = subprocess.run(
+                [sys.executable, "-c", NOBODY, address],
+                capture_output=True, text=True, timeout=240, check=True,
+            )  # fmt: skip
+            assert done.stdout.startswith(
+                f"cannot join the Ray cluster {address}: nothing answers there: "
+            )
+            assert done.stdout.count("\n") == 1
 
 
 def test_without_authentication() -> None:
