@@ -139,7 +139,7 @@ def own_attack(services: Services) -> None:
     """A module of the user's travels with the job."""
     mine = ["--rounds", "20", "--attack", "mine.py:Mine"]
     said = services.ray_job("submit", "--working-dir", ".", "--", *RUN, *JOB, *mine)
-    if "4 of 20 workers: Mine(" not in said:
+    if "4 of 20 workers: mine.py:Mine" not in said:
         sys.exit(f"on_hosts: not attacked by Mine: {said}")
     print("an attack of one's own: Mine", flush=True)
 
