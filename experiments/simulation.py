@@ -154,7 +154,9 @@ class Simulation:
                 idle = adversary.idle(active)
         asked = [worker for worker in active if worker not in idle]
         accepted = None if self._coded is None else self._coded.ask(asked)
-        collection = self.transport.collect(number, parameters, active=asked, accepted=accepted)
+        collection = self.transport.collect(
+            number, parameters, active=asked, accepted=accepted, others=len(idle)
+        )
         # 2. The adversary sees what its threat model allows and fills the Byzantine rows.
         # By sender, not by who was fast: an attack's sums must not depend on that.
         messages = sorted(collection.updates, key=lambda update: update.sender)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from abc import abstractmethod
@@ -18,6 +19,8 @@ from robust_agg.messages import MessageError, Schema, Update
 from robust_agg.types import State
 from workers.host import HostSpec
 from workers.transport import Collection, HostError, Transport
+
+_log = logging.getLogger(__name__)
 
 _MESSAGES = 3
 # For every worker asked: beyond, a reply is a flood, and the rest of it is not read.
@@ -43,7 +46,7 @@ class HostPool(Transport):
         deadline: seconds a call may take, encoding and sending included; None waits for ever. An
             attribute that may be changed between rounds: the first one is the slowest.
         quorum: rows without which a round does not count. Where fewer are to be had because hosts
-            are lost, a round waits as long again for those that are coming, if any are.
+            are lost, a round waits as long again for those that are coming, if they are enough.
 
     Raises:
         ValueError: no hosts, a worker twice, two codecs, a deadline that is not positive, or a
@@ -107,16 +110,18 @@ class HostPool(Transport):
             ValueError: the reply holds no states.
         """
 
-    def _returned(self, timeout: float | None) -> Iterable[int]:
-        """Hosts that were lost and are there again, with states that begin anew; each once.
+    def _coming(self) -> set[int]:
+        """Hosts that are lost and are being built anew, with states that begin anew."""
+        return set()
 
-        Where some are coming and none is there, the first is waited for within the timeout.
+    def _rebuild(self) -> None:
+        """Begin to build lost hosts anew, those that may be."""
+
+    def _readmit(self, timeout: float | None) -> None:
+        """Take back those of the :meth:`_coming` hosts that are there; wait for the first so long.
+
+        Those are no longer lost. What may fail afterwards must not lose them once more.
         """
-        return ()
-
-    def _are_coming(self) -> bool:
-        """Whether hosts that were lost may be there again."""
-        return False
 
     @property
     def workers(self) -> tuple[int, ...]:
@@ -129,6 +134,7 @@ class HostPool(Transport):
         *,
         active: Iterable[int] | None = None,
         accepted: Mapping[int, int] | None = None,
+        others: int = 0,
     ) -> Collection:
         begun = time.monotonic()
         asked = self._by_host("active", self.workers if active is None else active)
@@ -137,7 +143,7 @@ class HostPool(Transport):
         schema = Schema(round=round, dim=dim, dtype=dtype, senders=frozenset(senders))
         self._row_bytes = dim * dtype.itemsize
         self._settle()
-        self._await_quorum(asked)
+        self._await_quorum(f"round {round}", asked, self.quorum - others)
         asking = time.monotonic()
         known = accepted or {}
         published = self._publish(round, parameters)
@@ -166,12 +172,13 @@ class HostPool(Transport):
             asked=tuple(senders),
             updates=tuple(updates),
             refused=tuple(refused),
-            quorum_met=len(present) >= self.quorum,
+            quorum_met=len(present) + others >= self.quorum,
             seconds=time.monotonic() - begun,
         )
 
     def state(self, *, complete: bool = False) -> dict[int, State]:
         states: dict[int, State] = {}
+        self._settle()
         calls: dict[int, tuple[Any, ...]] = dict.fromkeys(range(len(self._ids)), ())
         answers = list(self._ask("state", calls, "its state", time.monotonic(), patient=True))
         for host, answer in answers:
@@ -192,6 +199,7 @@ class HostPool(Transport):
             host: (self._pack_states({i: states[i] for i in ids if i in states}),)
             for host, ids in enumerate(self._ids)
         }
+        self._settle()
         begun = time.monotonic()
         answers = list(self._ask("load_state", calls, "its new state", begun, patient=True))
         for _, answer in answers:
@@ -222,7 +230,6 @@ class HostPool(Transport):
 
         A busy host is not called, unless ``patient``: then as soon as it is free.
         """
-        self._settle()
         waiting: set[int] = set()
         uncalled: set[int] = set()
         for host, args in calls.items():
@@ -258,29 +265,37 @@ class HostPool(Transport):
             yield host, self._still_busy(host)
 
     def _settle(self) -> None:
-        """Take what has arrived meanwhile: answers that were late, hosts that are there again."""
+        """Take what has arrived meanwhile: answers that were late, hosts that are there again.
+
+        Before the deadline begins, for to build a host anew may take its time. One whose building
+        has failed is built anew the next time.
+        """
         if self._closed:
             raise ValueError(f"{type(self).__name__}: the transport is closed")
         while self._busy and self._receive(0.0) is not None:
             pass
+        self._rebuild()
         self._readmit(0.0)
 
-    def _readmit(self, timeout: float | None) -> None:
-        for host in self._returned(timeout):
-            self._lost.pop(host, None)
-
-    def _await_quorum(self, asked: Mapping[int, Sequence[int]]) -> None:
+    def _await_quorum(self, what: str, asked: Mapping[int, Sequence[int]], quorum: int) -> None:
         """Where too few hosts are left for a round, wait for those that are coming.
 
         As long as a call may take; without it a training would skip its rounds, one a millisecond,
         before a machine has started again.
         """
-        workers = sum(map(len, asked.values()))
         end = math.inf if self.deadline is None else time.monotonic() + self.deadline
-        while (left := end - time.monotonic()) > 0 and self._are_coming():
-            there = sum(len(ids) for host, ids in asked.items() if host not in self._lost)
-            if there >= min(self.quorum, workers):
+        said = False
+        while (left := end - time.monotonic()) > 0:
+            there, coming = (
+                sum(len(ids) for host, ids in asked.items() if host in hosts)
+                for hosts in (asked.keys() - self._lost.keys(), self._coming())
+            )
+            if not there < quorum <= there + coming:
                 return
+            if not said:
+                log = "%s waits for lost hosts to be built anew: %d of %d rows are there"
+                _log.warning(log, what, there, quorum)
+                said = True
             self._readmit(None if left == math.inf else left)
 
     def _call(self, host: int, method: str, args: tuple[Any, ...], what: str) -> None:

@@ -242,7 +242,8 @@ def await_start(who: str, ready: Mapping[str, Any], timeout: float) -> list[Any]
 
 def last_words(error: BaseException) -> str:
     """What an actor said that could not be built: the last line of the story that Ray tells."""
-    return str(error).strip().splitlines()[-1]
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return lines[-1]
 
 
 def add_to_path(folders: Iterable[str]) -> None:
@@ -252,10 +253,13 @@ def add_to_path(folders: Iterable[str]) -> None:
 
 def reason(error: BaseException) -> tuple[str, bool]:
     """What went wrong with a call, in one line, and whether its actor is gone for good."""
-    ray = require()
-    gone = isinstance(error, ray.exceptions.RayActorError) and not isinstance(
-        error, ray.exceptions.ActorUnavailableError
+    known = require().exceptions
+    # Of a dead actor Ray says why, and not always by an error that is one of actors.
+    deaths = (
+        *(known.RayActorError, known.OutOfMemoryError),
+        *(known.RuntimeEnvSetupError, known.ActorUnschedulableError),
     )
+    gone = isinstance(error, deaths) and not isinstance(error, known.ActorUnavailableError)
     # An error of the actor's own code arrives with Ray's traceback around it.
     cause = getattr(error, "cause", None)
     shown = cause if isinstance(cause, BaseException) else error

@@ -86,7 +86,7 @@ class RayHosts(HostPool):
         self._specs, self._by_value = tuple(specs), tuple(by_value)
         self._restarts = restarts
         self._left = [restarts] * len(specs)
-        self._coming: dict[Any, int] = {}
+        self._building: dict[Any, int] = {}
         self._ray = ray_compat.require()
         ray_compat.connect(cpus=num_cpus * len(specs), address=address)
         self._actors: list[Any] = []
@@ -120,7 +120,7 @@ class RayHosts(HostPool):
         finally:
             self._actors.clear()
             self._pending.clear()
-            self._coming.clear()
+            self._building.clear()
             ray_compat.disconnect()
 
     def _publish(self, round: int, parameters: Tensor) -> Any:
@@ -145,51 +145,40 @@ class RayHosts(HostPool):
             self._left[host] = self._restarts
         return host, answer
 
-    def _are_coming(self) -> bool:
-        return bool(self._coming)
+    def _coming(self) -> set[int]:
+        return {*self._building.values()}
 
-    def _returned(self, timeout: float | None) -> list[int]:
-        back = [] if not self._coming else self._arrived(timeout)
-        for host in {*self._lost} - {*self._coming.values(), *back}:
-            if self._left[host] > 0:
-                self._restart(host)
-        return back
-
-    def _arrived(self, timeout: float | None) -> list[int]:
-        back = []
-        coming = list(self._coming)
-        self._ray.wait(coming, num_returns=1, timeout=timeout)
-        done, _ = self._ray.wait(coming, num_returns=len(coming), timeout=0)
-        for ref in done:
-            host = self._coming[ref]
+    def _readmit(self, timeout: float | None) -> None:
+        building = list(self._building)
+        if building:
+            self._ray.wait(building, num_returns=1, timeout=timeout)
+            building, _ = self._ray.wait(building, num_returns=len(building), timeout=0)
+        for ref in building:
+            host = self._building[ref]
             try:
                 self._ray.get(ref)
-                back.append(host)
+                self._lost.pop(host, None)
             except self._ray.exceptions.RayError as error:
-                if ray_compat.reason(error)[1]:
+                self._ray.kill(self._actors[host])  # one that is only cut off once more, too
+                self._fails(host, error)
+            del self._building[ref]
+
+    def _rebuild(self) -> None:
+        """Ask Ray for other actors, which it places when it can."""
+        for host in self._lost.keys() - self._coming():
+            if self._left[host] > 0:
+                self._left[host] -= 1
+                try:
+                    actor = self._started(host)
+                    self._building[actor.ready.remote()] = host
+                    self._actors[host] = actor
+                except self._ray.exceptions.RayError as error:
                     self._fails(host, error)
-                else:  # cut off once more, and perhaps not for long
-                    self._coming[self._actors[host].ready.remote()] = host
-            del self._coming[ref]
-        return back
 
     def _fails(self, host: int, error: Exception) -> None:
         """For the ledger, of a host that is lost and does not come back."""
         _log.debug("host %d is not built anew", host, exc_info=error)
         self._lost[host] = f"lost: host {host} is not built anew: {ray_compat.last_words(error)}"
-
-    def _restart(self, host: int) -> None:
-        """Ask Ray for another actor, which it places when it can.
-
-        Between two rounds, so that to pickle the workers' data costs no other host its deadline.
-        """
-        self._left[host] -= 1
-        try:
-            actor = self._started(host)
-            self._coming[actor.ready.remote()] = host
-            self._actors[host] = actor
-        except self._ray.exceptions.RayError as error:
-            self._fails(host, error)
 
     def _fetch(self, ref: Any, host: int, most: float) -> Any | Failure:
         found = ray_compat.object_bytes(ref)

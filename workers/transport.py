@@ -26,7 +26,7 @@ class Collection:
             left to admission.
         refused: what did not arrive or could not be accepted, and why.
         quorum_met: whether rows of this round came from at least as many workers as the quorum.
-        seconds: from asking to the last answer, or to the deadline.
+        seconds: to the last answer, or to the deadline; with what was waited for lost hosts.
     """
 
     asked: tuple[int, ...]
@@ -58,6 +58,7 @@ class Transport(ABC):
         *,
         active: Iterable[int] | None = None,
         accepted: Mapping[int, int] | None = None,
+        others: int = 0,
     ) -> Collection:
         """The rows of one round.
 
@@ -68,6 +69,8 @@ class Transport(ABC):
             active: the workers to ask (client sampling); all if None.
             accepted: ``Server.accepted``, from which workers know which of their messages count;
                 without it, a codec with a memory begins anew with every message.
+            others: rows of the round that come from elsewhere (an attack that looks at nobody's own
+                gradient makes them up): they count for the quorum.
 
         Raises:
             ValueError: an active worker that does not exist, or the transport is closed.

@@ -99,7 +99,14 @@ class TestPods:
     ) -> None:
         own = POLICY["spec"]["podSelector"]
         assert own["matchLabels"].items() <= template["metadata"]["labels"].items()
-        assert {"podSelector": own} in POLICY["spec"]["ingress"][0]["from"]
+        assert POLICY["spec"]["policyTypes"] == ["Ingress"]
+        ours, operators = POLICY["spec"]["ingress"]
+        assert ours == {"from": [{"podSelector": own}]}
+        assert operators["ports"] == [{"port": 8265}], "how the job is, and nothing else"
+        (who,) = operators["from"]
+        assert who["podSelector"]["matchLabels"] == {
+            "app.kubernetes.io/component": "kuberay-operator"
+        }
         assert template["spec"]["securityContext"]["runAsNonRoot"]
         (container,) = template["spec"]["containers"]
         assert container["securityContext"]["capabilities"]["drop"] == ["ALL"]
@@ -108,7 +115,7 @@ class TestPods:
     def test_indices_are_ranks(self) -> None:
         assert JOB["spec"]["completionMode"] == "Indexed"
         assert JOB["spec"]["completions"] == JOB["spec"]["parallelism"]
-        service, _, job = TORCHRUN
+        service, policy, job = TORCHRUN
         name = service["metadata"]["name"]
         assert service["spec"]["clusterIP"] == "None"
         assert JOB["spec"]["template"]["spec"]["subdomain"] == name
@@ -116,6 +123,11 @@ class TestPods:
             job["spec"]["template"]["metadata"]["labels"].items()
         )
         (container,) = JOB["spec"]["template"]["spec"]["containers"]
+        assert policy["spec"]["policyTypes"] == ["Ingress"]
+        own = policy["spec"]["podSelector"]
+        assert policy["spec"]["ingress"] == [{"from": [{"podSelector": own}]}]
+        labels = job["spec"]["template"]["metadata"]["labels"]
+        assert own["matchLabels"].items() <= labels.items()
         assert "--node-rank=$(INDEX)" in container["args"]
         given = torchrun(container["args"])
         assert given.nnodes == str(JOB["spec"]["completions"])

@@ -21,17 +21,15 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
-
-import pytest
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent.parent
 _PREFIX = "ragg"
 _BRIDGE, _GATEWAY = "switch", "10.77.0.254"
-_OWN = re.compile(rf"^{_PREFIX}-(\d+)-\d+-\w+$")
+_OWN = re.compile(rf"^{_PREFIX}-(\d+-\d+)-\d+-\w+$")
 _numbers = itertools.count()
 _MARK = "RAGG_NETWORK"
 _SCRATCH = Path("/tmp/ray")
@@ -67,20 +65,29 @@ def check_permitted() -> None:
         run("ip", "netns", "delete", name, check=False)
 
 
+def _life(pid: int) -> str:
+    """A process, with the time it began, for its number may be another's later."""
+    try:
+        return f"{pid}-{Path(f'/proc/{pid}/stat').read_text().rpartition(')')[2].split()[19]}"
+    except OSError:
+        return f"{pid}-none"
+
+
 def _new() -> str:
     """The beginning of the names of a network's namespaces: whose they are, and which network."""
-    return f"{_PREFIX}-{os.getpid()}-{next(_numbers)}"
+    return f"{_PREFIX}-{_life(os.getpid())}-{next(_numbers)}"
 
 
-def namespaces() -> dict[str, int]:
+def namespaces() -> dict[str, str]:
     """All namespaces that tests have made and not removed, and the processes that made them."""
     names = [line.split()[0] for line in run("ip", "netns", "list").splitlines() if line]
-    return {name: int(found[1]) for name in names if (found := _OWN.match(name))}
+    return {name: found[1] for name in names if (found := _OWN.match(name))}
 
 
 def sweep() -> list[str]:
     """Remove what tests have left that were killed, and say which namespaces that was."""
-    left = [name for name, pid in namespaces().items() if not Path(f"/proc/{pid}").exists()]
+    made = namespaces().items()
+    left = [name for name, life in made if life != _life(int(life.partition("-")[0]))]
     for name in left:
         _remove(name)
     return left
@@ -182,7 +189,7 @@ class Network:
         env: for all their processes.
 
     Raises:
-        NotPermittedError: there can be no namespaces here.
+        NotPermittedError: there can be no namespaces here; later, no cables that lose packets.
     """
 
     def __init__(
@@ -190,7 +197,7 @@ class Network:
     ) -> None:
         check_permitted()
         sweep()
-        if not _SCRATCH.exists():
+        with suppress(FileExistsError):
             _SCRATCH.mkdir()
             _SCRATCH.chmod(0o1777)  # other users' Ray has it too
         # Whatever runs on the hosts has the mark in its environment, wherever it has gone.
@@ -275,21 +282,22 @@ class Network:
         assert process.stdout is not None
         self._wires.append((process, process.stdout))
         if process.stdout.readline() != b"ready\n":
-            pytest.skip(f"no cable of ours can be made here: wire.py ended with {process.wait()}")
+            raise NotPermittedError(f"nor cables of ours: wire.py ended with {process.wait()}")
         own = ("netns", host.namespace, "name", "eth0")
         run("ip", "-n", self.switch, "link", "set", host.far, *own)
         self._configure(host)
 
     def close(self) -> None:
         """End all processes of the hosts, and remove hosts, cables and switch."""
-        for name in (*(host.namespace for host in self.hosts.values()), self.switch):
-            if name in namespaces():
-                _remove(name)
-        for process, output in self._wires:
-            process.kill()
-            process.wait()
-            output.close()
-        self._wires.clear()
+        with ExitStack() as stack:  # whichever of it fails, the rest is done
+            stack.callback(self._wires.clear)
+            for process, output in self._wires:
+                stack.callback(output.close)
+                stack.callback(process.wait)
+                stack.callback(process.kill)
+            for name in (self.switch, *(host.namespace for host in self.hosts.values())):
+                if name in namespaces():
+                    stack.callback(_remove, name)
 
 
 def remains(network: Network) -> list[str]:
@@ -312,10 +320,11 @@ def hosts(
     names: Sequence[str], folder: Path, env: Mapping[str, str] | None = None
 ) -> Iterator[Network]:
     """A network for a test, of which nothing may be left; skips where there can be none."""
+    import pytest  # which docker/on_hosts.py has no need of
+
     try:
-        network = Network(names, folder, env=env)
+        with Network(names, folder, env=env) as network:
+            yield network
     except NotPermittedError as error:
         pytest.skip(f"no hosts can be made here: {error}")
-    with network:
-        yield network
     assert remains(network) == []

@@ -13,7 +13,7 @@ import pytest
 from namespaces import hosts, wait_for
 from ray_nodes import HEAD, RAY, RayNodes
 
-WORKERS, BYZANTINE, ROUNDS = 20, 4, 100
+WORKERS, BYZANTINE, ROUNDS = 20, 4, 300
 EVERYONE = [*range(WORKERS)]
 # Of Ray to be let in, which otherwise asks for half a minute.
 ONE_TRY = {"RAY_NUM_REDIS_GET_RETRIES": "1"}
@@ -105,7 +105,7 @@ def test_a_host_that_is_cut_off_is_lost_and_comes_back(nodes: RayNodes, tmp_path
     two = nodes.network["two"]
     healthy = [sys.executable, "docker/node_health.py", "--required"]
     two.call(*healthy)
-    job = Job(nodes, tmp_path, attack, rounds=ROUNDS, deadline=8.0)
+    job = Job(nodes, tmp_path, attack, rounds=ROUNDS, deadline=20.0)
     job.until("rounds", lambda ledger: len(ledger) >= 3)
 
     with two.away():

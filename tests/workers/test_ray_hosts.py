@@ -139,7 +139,7 @@ class TestRestarts:
                 seen |= {r.reason.partition(": A")[0] for r in refused}
                 round += 1
                 time.sleep(0.1)
-            assert not transport._coming
+            assert not transport._coming()
             last = transport.collect(round, parameters(mlp)).refused
             assert {r.reason for r in last} == {max(seen)}
 
@@ -160,17 +160,20 @@ class TestRestarts:
             hold.touch()
             assert not transport.collect(1, parameters(mlp)).quorum_met
 
-            transport.deadline = 1.0
+            transport.deadline = 5.0
             patient = transport.collect(2, parameters(mlp))
-            assert patient.seconds >= 1.0
+            assert patient.seconds >= 5.0
             assert [u.sender for u in patient.updates] == [0, 1, 2], "asked with time of their own"
-            enough = transport.collect(3, parameters(mlp), active=[0, 1])
-            assert enough.quorum_met is False
-            assert len(enough.updates) == 2, "more cannot come"
+            few = transport.collect(3, parameters(mlp), active=[0, 1, 3, 4, 5], others=2)
+            assert few.quorum_met
+            assert few.seconds < 5.0, "two rows and two of others are four"
+            none = transport.collect(4, parameters(mlp), active=[0, 1])
+            assert not none.quorum_met
+            assert none.seconds < 5.0, "nobody that is asked can come"
 
             transport.deadline = None
             hold.unlink()
-            assert len(transport.collect(4, parameters(mlp)).updates) == 6
+            assert len(transport.collect(5, parameters(mlp)).updates) == 6
 
     def test_why_a_host_does_not_come_back_is_in_the_ledger(self, tmp_path: Path) -> None:
         gone = tmp_path / "gone"
@@ -186,10 +189,12 @@ class TestRestarts:
             transport.collect(0, parameters(mlp))
             gone.touch()
             transport.collect(1, parameters(mlp))
-            refused = transport.collect(2, parameters(mlp)).refused
-            assert {r.sender for r in refused} == {3, 4, 5}
-            (why,) = {r.reason for r in refused}
-            assert why == "lost: host 1 is not built anew: OSError: no such checkpoint"
+            for number in (2, 3, 4):
+                refused = transport.collect(number, parameters(mlp)).refused
+                assert {r.sender for r in refused} == {3, 4, 5}
+                (why,) = {r.reason for r in refused}
+                assert why == "lost: host 1 is not built anew: OSError: no such checkpoint"
+            assert not transport._coming(), "twice and no more"
 
     def test_restarts_are_a_count(self) -> None:
         with pytest.raises(ValueError, match="restarts must be an integer >= 0, found -1"):

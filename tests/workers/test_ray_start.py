@@ -39,6 +39,26 @@ try:
 except HostError as error:
     print(error)
 """
+# A cluster that takes hardly any memory to be too much.
+OUT_OF_MEMORY = """
+import time
+import ray
+from workers import ray_compat
+
+class Sleeper:
+    def sleep(self):
+        time.sleep(100)
+
+ray.init(
+    num_cpus=1, include_dashboard=False, log_to_driver=False, logging_level="ERROR",
+    _system_config={"memory_usage_threshold": 0.001, "memory_monitor_refresh_ms": 100},
+)
+with ray_compat.hushed():
+    try:
+        ray.get(ray.remote(Sleeper).remote().sleep.remote())
+    except ray.exceptions.RayError as error:
+        print(*ray_compat.reason(error))
+"""
 ROW = "() [-1.0, -1.0, -1.0, -1.0, -1.0, -1.0, -1.0, -1.0]"
 
 
@@ -74,6 +94,15 @@ def test_where_no_cluster_is() -> None:
                 f"cannot join the Ray cluster {address}: nothing answers there: "
             )
             assert done.stdout.count("\n") == 1
+
+
+def test_who_was_killed_for_memory_is_gone() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", OUT_OF_MEMORY],
+        capture_output=True, text=True, timeout=240, check=True,
+    )  # fmt: skip
+    (said,) = (line for line in done.stdout.splitlines() if "OutOfMemoryError" in line)
+    assert said.endswith(" True")
 
 
 def test_without_authentication() -> None:
