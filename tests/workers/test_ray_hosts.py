@@ -144,7 +144,7 @@ class TestRestarts:
             assert {r.reason for r in last} == {max(seen)}
 
     def test_a_round_waits_for_who_is_coming_where_the_others_are_too_few(
-        self, tmp_path: Path
+        self, tmp_path: Path, caplog: pytest.LogCaptureFixture
     ) -> None:
         hold = tmp_path / "not yet"
 
@@ -163,6 +163,8 @@ class TestRestarts:
             transport.deadline = 5.0
             patient = transport.collect(2, parameters(mlp))
             assert patient.seconds >= 5.0
+            (said,) = caplog.messages
+            assert said == "round 2 waits for lost hosts to be built anew: 3 of 4 rows are there"
             assert [u.sender for u in patient.updates] == [0, 1, 2], "asked with time of their own"
             few = transport.collect(3, parameters(mlp), active=[0, 1, 3, 4, 5], others=2)
             assert few.quorum_met
