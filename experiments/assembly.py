@@ -155,6 +155,7 @@ def transport(config: RunConfig, data: Dataset, *, attacked: bool) -> Transport:
         workers=logical,
         model=ModelFactory.of(config, data),
         loss=nn.functional.cross_entropy,
+        pure=True,
         seed=derive(config.seed, "workers"),
         batch_size=config.batch_size,
         local=None

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.fx.node import map_aggregate
 from torch.optim import Optimizer
+from torch.utils._python_dispatch import TorchDispatchMode as DispatchMode
+
+__all__ = ["DispatchMode", "map_aggregate"]
 
 # On lists of tensors, in one launch where the device has launches.
 foreach_norm = torch._foreach_norm

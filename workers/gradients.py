@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 
+from workers.recorded import Function, Recorded
+
 Loss: TypeAlias = Callable[[Tensor, Tensor], Tensor]
 """``loss(model(inputs), targets)``, a scalar: the mean over the batch, usually."""
 
@@ -44,13 +46,23 @@ class Gradients:
         model: the module; it must not be used elsewhere at the same time.
         loss: see :data:`Loss`.
         vectorize: True or False to insist; None to decide from the model.
+        pure: whether model and loss do nothing but the same operations on tensors at every call.
+            Vectorised, these are then repeated without the Python around them, to the same rows:
+            see :class:`~workers.recorded.Recorded`.
 
     Raises:
         ValueError: the model has no trainable parameters; or ``vectorize`` is True and the model
             must be looped over.
     """
 
-    def __init__(self, model: nn.Module, loss: Loss, *, vectorize: bool | None = None) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        loss: Loss,
+        *,
+        vectorize: bool | None = None,
+        pure: bool = False,
+    ) -> None:
         self._model = model.train()
         self._loss = loss
         trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
@@ -71,7 +83,10 @@ class Gradients:
             _load_vmap()
         # Of one vector of weights, which torch.func wraps in less time than a tensor a layer.
         each = grad(self._loss_at)
-        self._of_shared, self._of_own = vmap(each, in_dims=(None, 0, 0)), vmap(each)
+        self._of_shared: Function = vmap(each, in_dims=(None, 0, 0))
+        self._of_own: Function = vmap(each)
+        if pure:
+            self._of_shared, self._of_own = Recorded(self._of_shared), Recorded(self._of_own)
 
     def __call__(
         self, weights: Tensor, inputs: Tensor, targets: Tensor, seeds: Iterable[int]

@@ -71,6 +71,7 @@ class HostSpec:
         estimator: what each worker passes its row through, with a state of its own.
         codec: how each worker sends its row, with a state of its own; as it is, if None.
         vectorize: True or False to insist; None to decide from the model.
+        pure: see :class:`~workers.gradients.Gradients`.
         chunk: workers per vectorised call; None for 16 MiB of gradients. Activations come on top.
         device: where the host computes.
         threads: of torch, within the host.
@@ -88,6 +89,7 @@ class HostSpec:
     estimator: LocalEstimator | None = None
     codec: Codec | None = None
     vectorize: bool | None = None
+    pure: bool = False
     chunk: int | None = None
     device: str = "cpu"
     threads: int = 1
@@ -144,7 +146,7 @@ class Host:
         # factory may hand out the module that another host, in another thread, is using.
         with torch.random.fork_rng(devices=[]):
             model = copy.deepcopy(spec.model()).to(spec.device)
-        self._gradients = Gradients(model, spec.loss, vectorize=spec.vectorize)
+        self._gradients = Gradients(model, spec.loss, vectorize=spec.vectorize, pure=spec.pure)
         self._workers = {worker.id: worker.to(spec.device) for worker in spec.workers}
         self._states: dict[int, State] = {}
         self._sent: dict[int, State] = {}

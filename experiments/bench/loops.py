@@ -115,6 +115,7 @@ class OurLoop(Loop):
             workers=tuple(dealt),
             model=build,
             loss=nn.functional.cross_entropy,
+            pure=True,
             seed=setting.seed,
             batch_size=setting.batch_size,
             threads=max(1, torch.get_num_threads() // setting.hosts),

@@ -80,3 +80,19 @@ def test_compiled_passes_take_what_lies_in_memory() -> None:
     estimate = torch.zeros(compiled.SMALLEST)
     assert compiled.takes(torch.ones_like(estimate), estimate) == llvm.available()
     assert not compiled.takes(torch._efficientzerotensor((len(estimate),)), estimate)
+
+
+def test_a_dispatch_mode_sees_plain_operations_below_vmap_and_grad() -> None:
+    seen: list[tuple[str, list[type]]] = []
+
+    class Watch(torch_compat.DispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+            leaves: list[type] = []
+            torch_compat.map_aggregate(args, lambda each: leaves.append(type(each)))
+            seen.append((str(func), leaves))
+            return func(*args, **(kwargs or {}))
+
+    x = torch.ones(3, 2)
+    with Watch():
+        torch.func.vmap(torch.func.grad(lambda row: row.exp().sum()))(x)
+    assert ("aten.exp.default", [torch.Tensor]) in seen

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -84,6 +85,20 @@ def test_local_steps_are_those_of_sgd(model: Model, steps: int) -> None:
             optimizer.step()
         after = parameters_to_vector(module.parameters()).detach()
         torch.testing.assert_close(found[worker.id], weights - after, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("local", [None, LocalSGD(steps=3, lr=0.1)])
+@pytest.mark.parametrize("model", [mlp, cnn, batch_norm])
+def test_a_pure_model_has_the_same_rows_to_the_last_bit(
+    model: Model, local: LocalSGD | None
+) -> None:
+    settings = spec(model=model, local=local, estimator=Momentum(beta=0.5))
+    plain, pure = settings.build(), replace(settings, pure=True).build()
+    weights = parameters(model)
+    for number in range(5):
+        pairs = zip(plain.compute(number, weights), pure.compute(number, weights), strict=True)
+        assert all(torch.equal(own.row, other.row) for own, other in pairs)
+        weights = weights * 0.9
 
 
 def test_rows_are_of_their_round_and_views_of_one_block() -> None:
