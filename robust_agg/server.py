@@ -242,13 +242,14 @@ class Server:
         self._descend(why.output)
         self._state, self._estimate = state, why.output
         seconds["step"] = time.perf_counter() - begun
+        wide = why.output.double()  # of which a product takes a tenth of the time of a norm
         return Record(
             round=self.round,
             senders=admitted.senders,
             weights=None if why.weights is None else tuple(why.weights.tolist()),
             distances=finite_or_none(why.distances.tolist()),
             rejected=admitted.rejections + _unmeasured(admitted, rejected),
-            estimate_norm=finite_or_none([float(why.output.double().norm())])[0],
+            estimate_norm=finite_or_none([float(wide.dot(wide)) ** 0.5])[0],
             solver=None if why.solver is None else asdict(why.solver),
             seconds=seconds,
             **arrived,

@@ -36,7 +36,7 @@ class Shard:
             )
 
     def __len__(self) -> int:
-        return len(self.inputs)
+        return self.inputs.shape[0]
 
     def __reduce__(self) -> tuple[Any, ...]:
         # A view is pickled with the whole storage behind it: a host would be sent everyone's data.
@@ -95,11 +95,11 @@ class LogicalWorker:
 
     def _chosen(self, size: int | None, seed: int, round: int, step: int) -> Tensor | None:
         """The places of a batch's samples in the shard; None where the batch is the shard."""
-        count = self.batch_length(size)
-        if count == len(self.shard):
+        count, length = self.batch_length(size), len(self.shard)
+        if count == length:
             return None
         draw = generator(seed, "batch", self.id, round, step)
-        return sample(len(self.shard), count, draw).to(self.shard.inputs.device)
+        return sample(length, count, draw).to(self.shard.inputs.device)
 
 
 def batches(
@@ -115,18 +115,17 @@ def batches(
         return torch.stack([x for x, _ in each]), torch.stack([y for _, y in each])
     # Gathered where they belong: a batch of its own would be copied once more.
     shard, length = workers[0].shard, workers[0].batch_length(size)
-    stacked = tuple(
+    inputs, targets = (
         data.new_empty(len(workers), length, *data.shape[1:])
         for data in (shard.inputs, shard.targets)
     )
-    for place, worker in enumerate(workers):
+    for worker, x, y in zip(workers, inputs, targets, strict=True):
         chosen = worker._chosen(size, seed, round, step)
-        for data, block in zip((worker.shard.inputs, worker.shard.targets), stacked, strict=True):
+        for data, block in ((worker.shard.inputs, x), (worker.shard.targets, y)):
             if chosen is None:
-                block[place] = data.detach()
+                block.copy_(data.detach())
             else:
-                torch.index_select(data.detach(), 0, chosen, out=block[place])
-    inputs, targets = stacked
+                torch.index_select(data.detach(), 0, chosen, out=block)
     return inputs, targets
 
 
@@ -141,9 +140,10 @@ def sample(size: int, count: int, draw: torch.Generator) -> Tensor:
     seen: dict[int, None] = {}
     while len(seen) < count:
         drawn = torch.randint(size, (2 * count,), generator=draw)
-        if not seen and len(set(drawn[:count].tolist())) == count:
+        places = drawn.tolist()
+        if not seen and len(set(places[:count])) == count:
             return drawn[:count]
-        seen |= dict.fromkeys(drawn.tolist())
+        seen |= dict.fromkeys(places)
     return torch.tensor(list(seen)[:count])
 
 

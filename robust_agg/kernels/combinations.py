@@ -44,17 +44,17 @@ def mean(rows: Tensor) -> tuple[Tensor, float]:
     # little is slow to come back.
     weight = array("d" if lanes.number == "double" else "f", [1 / n])
     largest = 0
-    for first, block in blocks.contiguous(rows, unit):
-        parts = blocks.tasks(block, unit)
+    for together in blocks.contiguous(rows, unit):
+        parts = blocks.tasks(together, unit)
         found = array("q", bytes(8 * len(parts)))
         place = found.buffer_info()[0]
         given: dict[str, team.Argument] = {
-            "rows": parts.columns(block),
-            "stride": block.stride(0),
+            "rows": parts.rows,
+            "stride": parts.strides,
             "n": n,
             "weight": weight.buffer_info()[0],
             "width": parts.widths,
-            "out": parts.columns(out, first),
+            "out": parts.columns(out),
             "largest": range(place, place + 8 * len(parts), 8),
         }
         team.run(_mean(lanes), len(parts), given)
@@ -87,8 +87,9 @@ def _combinations(rows: Tensor, coefficients: Tensor, lanes: Lanes) -> Tensor:
     unit = vectors * lanes.width
     out = blocks.output(rows, unit, m)
     chosen, rounded = used(coefficients, out.dtype)
-    for first, block in blocks.contiguous(rows, unit):
-        offsets = chosen * block.stride(0)
+    for together in blocks.contiguous(rows, unit):
+        offsets = [chosen * block.rows.stride(0) for block in together]
+        parts = blocks.tasks(together, unit)
         # Several combinations at a time, and what is left of them one by one.
         done = 0
         for tile in (combination_programs.MIX_TILE, 1):
@@ -96,14 +97,13 @@ def _combinations(rows: Tensor, coefficients: Tensor, lanes: Lanes) -> Tensor:
             if not tiles:
                 continue
             weights = tiled(rounded[done : done + tiles * tile], tile)
-            parts = blocks.tasks(block, unit)
             given: dict[str, team.Argument] = {
-                "rows": parts.columns(block),
-                "offsets": offsets.ctypes.data,
+                "rows": parts.rows,
+                "offsets": parts.same([of_rows.ctypes.data for of_rows in offsets]),
                 "weights": weights.ctypes.data,
                 "count": len(chosen),
                 "width": parts.widths,
-                "out": parts.columns(out[done], first),
+                "out": parts.columns(out[done]),
                 "pitch": out.stride(0),
                 "tiles": tiles,
             }

@@ -71,24 +71,23 @@ def _select(
     rows: Tensor, chosen: Selection, same: Mapping[str, int], point: Tensor | None = None
 ) -> Tensor:
     """What the program makes of the rows, given also what is the `same` for all tasks."""
-    d = rows.shape[1]
     out = blocks.output(rows, chosen.unit)
-    for first, block in blocks.contiguous(rows, chosen.unit):
-        parts = blocks.tasks(block, chosen.unit, each=chosen.room * out.element_size())
+    for together in blocks.contiguous(rows, chosen.unit):
+        parts = blocks.tasks(together, chosen.unit, each=chosen.room * out.element_size())
         room = out.new_empty(len(parts), chosen.room)
         given: dict[str, team.Argument] = {
             **same,
-            "rows": parts.columns(block),
-            "stride": block.stride(0),
+            "rows": parts.rows,
+            "stride": parts.strides,
             "width": parts.widths,
-            "out": parts.columns(out, first),
+            "out": parts.columns(out),
             "values": blocks.own(room),
         }
         if point is not None:
-            beside = blocks.padded(point, first, min(first + block.shape[1], d), chosen.unit)
-            given["point"] = parts.columns(beside)
+            points = blocks.beside(together, point, chosen.unit)
+            given["point"] = parts.among(points)
         team.run(_compiled(chosen), len(parts), given)
-    return out[:d]
+    return out[: rows.shape[1]]
 
 
 def _order_mean_by_sorting(
@@ -145,16 +144,16 @@ def mixed_order_mean(rows: Tensor, coefficients: Tensor, wanted: OrderMean) -> T
     weights = combinations.tiled(whole, combination_programs.MIX_TILE)
     cached = max(1, MIXED_NUMBERS // len(whole) // unit) * unit
     pitch = cached + lanes.width  # no power of two, as for a Gram matrix
-    for first, block in blocks.contiguous(rows, unit):
-        offsets = read * block.stride(0)
-        each = (len(whole) * pitch + chosen.room) * out.element_size()
-        parts = blocks.tasks(block, unit, each=each)
+    each = (len(whole) * pitch + chosen.room) * out.element_size()
+    for together in blocks.contiguous(rows, unit):
+        offsets = [read * block.rows.stride(0) for block in together]
+        parts = blocks.tasks(together, unit, each=each)
         buffers = advised(out.new_empty(len(parts), len(whole), pitch))
         values = out.new_empty(len(parts), chosen.room)
         given: dict[str, team.Argument] = {
             **chosen.arguments,
-            "rows": parts.columns(block),
-            "offsets": offsets.ctypes.data,
+            "rows": parts.rows,
+            "offsets": parts.same([of_rows.ctypes.data for of_rows in offsets]),
             "weights": weights.ctypes.data,
             "count": len(read),
             "width": parts.widths,
@@ -163,7 +162,7 @@ def mixed_order_mean(rows: Tensor, coefficients: Tensor, wanted: OrderMean) -> T
             "pitch": pitch,
             "cached": cached,
             "values": blocks.own(values),
-            "out": parts.columns(out, first),
+            "out": parts.columns(out),
         }
         team.run(_mixed(chosen, lanes), len(parts), given)
     return out[:d]
@@ -193,24 +192,24 @@ def centred_gram(rows: Tensor, extra: Tensor | None = None) -> tuple[Tensor, Ten
     tiled = np.zeros((side, side, programs.TILE, programs.TILE))
     # A vector more than a power of two, which would put all rows in few sets of the cache.
     pitch = GRAM_BLOCK + lanes.width
-    for first, block in blocks.contiguous(rows, unit):
-        beside = blocks.padded(points, first, min(first + block.shape[1], d), unit)
-        each = (side * programs.TILE * pitch + room) * centre.element_size() + tiled.nbytes
-        parts = blocks.tasks(block, unit, each=each)
+    each = (side * programs.TILE * pitch + room) * centre.element_size() + tiled.nbytes
+    for together in blocks.contiguous(rows, unit):
+        others = blocks.beside(together, points, unit)
+        parts = blocks.tasks(together, unit, each=each)
         grams = _zeros(len(parts), *tiled.shape)
         buffers = advised(centre.new_empty(len(parts), side * programs.TILE, pitch))
         buffers[:, vectors:] = 0.0
         values = centre.new_empty(len(parts), room)
         given: dict[str, team.Argument] = {
             **same,
-            "rows": parts.columns(block),
-            "stride": block.stride(0),
+            "rows": parts.rows,
+            "stride": parts.strides,
             "n": n,
-            "extra": parts.columns(beside),
-            "extra_stride": beside.stride(0),
+            "extra": parts.among(others),
+            "extra_stride": parts.same([other.stride(0) for other in others]),
             "others": points.shape[0],
             "width": parts.widths,
-            "centre": parts.columns(centre, first),
+            "centre": parts.columns(centre),
             "buffer": blocks.own(buffers),
             "pitch": pitch,
             "block": GRAM_BLOCK,
@@ -227,22 +226,22 @@ def centred_gram(rows: Tensor, extra: Tensor | None = None) -> tuple[Tensor, Ten
 
 def row_distances(rows: Tensor, point: Tensor) -> Tensor:
     """`robust_agg.kernels.row_distances` of rows on the CPU."""
-    n, d = rows.shape
-    lanes, beside = host_lanes(rows.dtype), host_lanes(point.dtype)
-    if lanes is None or beside is None or n * d < blocks.SMALLEST_COMPILED:
+    n = len(rows)
+    lanes, of_point = host_lanes(rows.dtype), host_lanes(point.dtype)
+    if lanes is None or of_point is None or rows.numel() < blocks.SMALLEST_COMPILED:
         return reference.row_distances(rows, point)
-    kernel = _row_distances(lanes, beside.storage)
+    kernel = _row_distances(lanes, of_point.storage)
     squares = np.zeros(n)
-    for first, block in blocks.contiguous(rows, lanes.width):
-        centre = blocks.padded(point, first, min(first + block.shape[1], d), lanes.width)
-        parts = blocks.tasks(block, lanes.width)
+    for together in blocks.contiguous(rows, lanes.width):
+        points = blocks.beside(together, point, lanes.width)
+        parts = blocks.tasks(together, lanes.width)
         sums = _zeros(len(parts), n)
         given: dict[str, team.Argument] = {
-            "rows": parts.columns(block),
-            "stride": block.stride(0),
+            "rows": parts.rows,
+            "stride": parts.strides,
             "n": n,
             "width": parts.widths,
-            "point": parts.columns(centre),
+            "point": parts.among(points),
             "sums": blocks.own(sums),
         }
         team.run(kernel, len(parts), given)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import pytest
 import torch
@@ -161,10 +163,10 @@ def test_tasks_have_little_memory_of_their_own(
     rows = draw(n, d, dtype)
     taken, tasks = [], blocks.tasks
 
-    def watched(block: Tensor, unit: int, *, each: int = 0) -> blocks.Tasks:
-        found = tasks(block, unit, each=each)
+    def watched(together: Sequence[blocks.Block], unit: int, *, each: int = 0) -> blocks.Tasks:
+        found = tasks(together, unit, each=each)
         taken.append(each * len(found))
-        assert sum(found.widths) == block.shape[1]
+        assert sum(found.widths) == sum(block.rows.shape[1] for block in together)
         return found
 
     monkeypatch.setattr(blocks, "tasks", watched)
