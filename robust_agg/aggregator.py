@@ -234,7 +234,7 @@ class Weighted(Aggregator):
         shards: Shards = WHOLE,
     ) -> Explanation:
         if self.sees_distances:
-            geometry, _ = measure(rows, shards=shards)
+            geometry = measure(rows, shards=shards)[0]
         else:
             geometry = measure_norms(rows, shards=shards)
         check_rejected(

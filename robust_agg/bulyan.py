@@ -84,7 +84,7 @@ class Bulyan(Aggregator):
         distances: bool,
         shards: Shards = WHOLE,
     ) -> Explanation:
-        original, _ = measure(rows, shards=shards)
+        original = measure(rows, shards=shards)[0]
         check_rejected(self.name, original.rejected_count, self.max_rejected(len(rows)), len(rows))
         selected = KrumSelection(f=self.f, rounds=self.rounds).mix(original, None)
         nearest = MeanAroundMedian(f=2 * self.f)  # of θ values, θ - 2f

@@ -129,10 +129,7 @@ class Chain(Aggregator):
         shards: Shards = WHOLE,
     ) -> Explanation:
         sees = self.rule.sees_distances or any(mixing.sees_distances for mixing in self.mixings)
-        if sees:
-            original, _ = measure(rows, shards=shards)
-        else:
-            original = measure_norms(rows, shards=shards)
+        original = measure(rows, shards=shards)[0] if sees else measure_norms(rows, shards=shards)
         geometry = original
         for mixing in self.mixings:
             _check(mixing.name, mixing, geometry)

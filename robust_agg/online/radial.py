@@ -125,7 +125,7 @@ class _DistanceBatch(Radial):
     ) -> tuple[Tensor, Tensor | None, SolverReport | None]:
         n = rows.shape[0]
         # m travels as one more row beside the rows' own centre: far from them, it is none itself.
-        geometry, _ = measure(rows, m, shards=shards)
+        geometry = measure(rows, m, shards=shards)[0]
         kept, gram = geometry.accepted_gram()
         # F times min(τ, 1), so that no τ makes an infinite anchor.
         weights = (kept < n).double() / n * min(tau, 1.0)

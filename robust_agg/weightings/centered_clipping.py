@@ -206,7 +206,7 @@ class CenteredClipping(Aggregator):
             start = self.start.to(rows.device, wide)
         else:
             start = rows.new_zeros(rows.shape[1], dtype=wide)
-        geometry, _ = measure(rows, start, shards=shards)
+        geometry = measure(rows, start, shards=shards)[0]
         if not bool(geometry.accepted[-1]):
             distance = float(shards.distances(start[None], rows.new_zeros(rows.shape[1])))
             raise ValueError(
