@@ -2,12 +2,21 @@
 # Builds the CPU image without a Docker engine and runs in it: buildah, in a chroot, as root, from a
 # base image made here by debootstrap, or the one that BASE names.
 #
-#   docker/check.sh [OPTIONS OF buildah build]
+#   docker/check.sh --build-arg TORCH_INDEX=… [MORE OPTIONS OF buildah build]
 #
 # With PYTHON, a Python that has this project, the services of compose.yaml run in the image too, on
 # hosts that are network namespaces. FOLDER keeps image and storage (a few gigabytes), and is otherwise removed.
 set -euo pipefail
 cd "$(dirname "$0")/.."
+
+[ "$(id -u)" = 0 ] || { echo "check.sh: must run as root, for a chroot" >&2; exit 2; }
+for needed in buildah debootstrap; do
+  command -v "$needed" >/dev/null || { echo "check.sh: needs $needed, which is not installed" >&2; exit 2; }
+done
+case " $* " in
+  *" TORCH_INDEX="*) ;;
+  *) echo "check.sh: needs --build-arg TORCH_INDEX=…, the address of torch's builds for CPUs" >&2; exit 2 ;;
+esac
 
 folder=${FOLDER:-$(mktemp -d /var/tmp/robust-agg-image.XXXXXX)}
 mkdir -p "$folder"
@@ -25,7 +34,8 @@ if [ -z "${BASE:-}" ]; then
     # What provides a package debootstrap does not look for: distutils is named.
     debootstrap --variant=minbase \
       --include=python3.11,python3.11-venv,python3-distutils,ca-certificates \
-      bookworm "$folder/rootfs" >"$folder/debootstrap.log"
+      bookworm "$folder/rootfs" >"$folder/debootstrap.log" \
+      || { tail -n 20 "$folder/debootstrap.log" >&2; exit 1; }
   fi
   made=$("${own[@]}" from scratch)
   "${own[@]}" add --quiet "$made" "$folder/rootfs" / >/dev/null

@@ -4,7 +4,9 @@ Ends with 0 if so, or where there is no node, unless it is ``--required``; and o
 a line. A process that runs is not yet a node that is given work: one that the head no longer hears,
 or that the cluster has given up, is not alive.
 
-It needs Ray and nothing else, for it is asked often, and to import more would take seconds.
+It needs Ray and nothing else, for it is asked often, and to import more would take seconds. It
+finds a node by what ``ray start`` has left in ``/tmp/ray``, or in ``RAY_TMPDIR`` where both have
+that, and asks its head with the token of its own environment.
 """
 
 from __future__ import annotations

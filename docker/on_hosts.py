@@ -113,8 +113,15 @@ class Services:
         """Head and nodes, all of them healthy, also as a kubelet sees it."""
         roles = {"head": "head"} | dict.fromkeys(NODES, "node")
         for host, role in roles.items():
-            _, log = self.start(host, self.services[role]["command"])
-            wait_for(f"Ray on {host}", lambda log=log: "Ray runtime started" in log.read_text())
+            process, log = self.start(host, self.services[role]["command"])
+            wait_for(
+                f"Ray on {host}",
+                lambda process=process, log=log: (
+                    process.poll() is not None or "Ray runtime started" in log.read_text()
+                ),
+            )
+            if process.poll() is not None:
+                sys.exit(f"on_hosts: Ray on {host} has ended: {log.read_text()}")
         for host, role in roles.items():
             check = self.services[role]["healthcheck"]["test"][1:]
             wait_for(
@@ -180,4 +187,6 @@ def main(root: str) -> None:
 
 
 if __name__ == "__main__":
+    if len(sys.argv) != 2 or not Path(sys.argv[1], "opt/robust-agg").is_dir():
+        sys.exit("usage: on_hosts.py ROOT, the mounted root of the image, as check.sh calls it")
     main(sys.argv[1])

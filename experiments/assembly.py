@@ -19,7 +19,7 @@ from experiments.simulation import LEDGER, Aggregating, Simulation
 from robust_agg import Aggregator, Estimator, Ledger, Server
 from robust_agg.codecs import Codec
 from robust_agg.seeding import derive, generator
-from workers import ray_compat
+from workers import ray_connection
 from workers.host import HostSpec, LocalSGD
 from workers.inline import InlineHosts
 from workers.local_ranks import LocalRanks
@@ -122,11 +122,11 @@ def cluster(config: RunConfig) -> Iterator[None]:
     if "ray" not in (config.transport, config.server):
         yield
         return
-    ray_compat.connect(cpus=config.hosts + 1)
+    ray_connection.connect(cpus=config.hosts + 1)
     try:
         yield
     finally:
-        ray_compat.disconnect()
+        ray_connection.disconnect()
 
 
 def attacks_data(config: RunConfig) -> bool:

@@ -15,6 +15,7 @@ from rich.progress import Progress as Bars
 
 from experiments.config import RunConfig
 from experiments.metrics import Metrics
+from workers import ray_connection
 
 _LINES = 4
 # Log lines per training where there is no terminal.
@@ -35,6 +36,8 @@ class Progress:
     def start(self, config: RunConfig, trainings: int) -> None:
         """Begin a run of which so many trainings are left."""
         self._rounds = config.rounds
+        if trainings and "ray" in (config.transport, config.server):
+            self.console.print(f"Ray: {ray_connection.target()}", soft_wrap=True, markup=False)
         if self.console.is_terminal:
             self._bars = Bars(
                 TextColumn("{task.description}", markup=False),

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 
 
@@ -19,6 +20,9 @@ class InterruptedRun(Exception):  # noqa: N818 - the user's wish, no error
     def __init__(self, number: int) -> None:
         super().__init__(number)
         self.number = number
+
+
+_STOPPING = b"stopping when the round in progress has ended; once more: at once\n"
 
 
 class Stop:
@@ -41,6 +45,8 @@ def stop_on_signals() -> Iterator[Stop]:
 
     def ask(number: int, _frame: FrameType | None) -> None:
         stop.signal = number
+        with suppress(OSError):
+            os.write(2, _STOPPING)  # print must not be called where it may be printing
         for each in before:
             signal.signal(each, signal.default_int_handler)
 

@@ -319,6 +319,9 @@ class HostPool(Transport):
         what = self._busy.pop(host, "a call")
         if isinstance(answer, Failure) and answer.gone:
             self._lost[host] = f"lost: host {host} died in {what}"
+            _log.warning(
+                "host %d died in %s, and its workers %s with it", host, what, self._ids[host]
+            )
             return host, Failure(f"lost: host {host} died in {what}: {answer.reason}", gone=True)
         return arrived
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from robust_agg.errors import check_count
 from robust_agg.messages import MessageError, Schema, Update
 from robust_agg.types import State
-from workers import ray_compat
+from workers import ray_compat, ray_connection
 from workers.blocks import (
     most_bytes,
     open_rows,
@@ -88,7 +88,7 @@ class RayHosts(HostPool):
         self._left = [restarts] * len(specs)
         self._building: dict[Any, int] = {}
         self._ray = ray_compat.require()
-        ray_compat.connect(cpus=num_cpus * len(specs), address=address)
+        ray_connection.connect(cpus=num_cpus * len(specs), address=address)
         self._actors: list[Any] = []
         self._pending: dict[Any, tuple[int, str, float]] = {}
         try:
@@ -98,7 +98,7 @@ class RayHosts(HostPool):
             for host in range(len(specs)):  # one by one: those that are there are closed
                 self._actors.append(self._started(host))
             ready = {f"host {i}": actor.ready.remote() for i, actor in enumerate(self._actors)}
-            ray_compat.await_start("RayHosts", ready, start_timeout)
+            self._where = ray_compat.await_start("RayHosts", ready, start_timeout)
             if restarts == 0:
                 self._specs = ()  # all the workers' data
         except BaseException:
@@ -121,7 +121,7 @@ class RayHosts(HostPool):
             self._actors.clear()
             self._pending.clear()
             self._building.clear()
-            ray_compat.disconnect()
+            ray_connection.disconnect()
 
     def _publish(self, round: int, parameters: Tensor) -> Any:
         return self._ray.put(pack_parameters(round, parameters))
@@ -156,8 +156,9 @@ class RayHosts(HostPool):
         for ref in building:
             host = self._building[ref]
             try:
-                self._ray.get(ref)
+                self._where[host] = self._ray.get(ref)
                 self._lost.pop(host, None)
+                _log.warning("host %d is built anew on %s", host, self._where[host])
             except self._ray.exceptions.RayError as error:
                 self._ray.kill(self._actors[host])  # one that is only cut off once more, too
                 self._fails(host, error)
@@ -189,7 +190,9 @@ class RayHosts(HostPool):
         except self._ray.exceptions.RayError as error:
             _log.debug("host %d failed", host, exc_info=True)
             reason, gone = ray_compat.reason(error)
-            return Failure(reason if gone else f"failed: host {host}: {reason}", gone=gone)
+            if gone:
+                return Failure(f"on {self._where[host]}: {reason}", gone=True)
+            return Failure(f"failed: host {host}: {reason}")
 
     def _open(self, reply: Any, schema: Schema) -> Iterator[Update | MessageError]:
         return open_rows(reply, schema)
@@ -211,8 +214,9 @@ class HostActor:
         torch.set_num_threads(unpacked.threads)
         self._host = unpacked.build()
 
-    def ready(self) -> None:
-        """Nothing; answers once the host is built."""
+    def ready(self) -> str:
+        """The address of its node; answers once the host is built."""
+        return ray_compat.node_address()
 
     def compute(
         self, round: int, parameters: bytes, active: Sequence[int], accepted: Mapping[int, int]

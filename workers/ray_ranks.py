@@ -10,7 +10,7 @@ from types import ModuleType
 from typing import Any
 
 from robust_agg.distributed.torch_compat import TCPStore
-from workers import ray_compat
+from workers import ray_compat, ray_connection
 from workers.host import HostSpec
 from workers.rank_hosts import RankPool
 from workers.rank_meeting import meet, open_store, reach_store
@@ -58,7 +58,7 @@ class RayRanks(RankPool):
         super().__init__(specs, deadline=deadline, quorum=quorum)
         begun = time.monotonic()
         self._ray = ray_compat.require()
-        ray_compat.connect(cpus=num_cpus * len(specs), address=address)
+        ray_connection.connect(cpus=num_cpus * len(specs), address=address)
         self._actors: list[Any] = []
         self._serving: list[Any] = []
         try:
@@ -110,7 +110,7 @@ class RayRanks(RankPool):
         finally:
             self._kill(self._actors)
             self._actors.clear()
-            ray_compat.disconnect()
+            ray_connection.disconnect()
 
     def _kill(self, actors: Iterable[Any]) -> None:
         if self._ray.is_initialized():

@@ -20,7 +20,7 @@ from robust_agg import (
     Update,
 )
 from robust_agg.span import Geometry
-from workers import ray_compat
+from workers import ray_compat, ray_connection
 from workers.transport import HostError
 
 
@@ -59,7 +59,7 @@ class RayServer:
     ) -> None:
         self._ray = ray_compat.require()
         self._closed = False
-        ray_compat.connect(cpus=num_cpus, address=address)
+        ray_connection.connect(cpus=num_cpus, address=address)
         self._ledger = ledger
         self._actor: Any = None
         try:
@@ -136,7 +136,7 @@ class RayServer:
             if self._actor is not None and self._ray.is_initialized():
                 self._ray.kill(self._actor)
         finally:
-            ray_compat.disconnect()
+            ray_connection.disconnect()
 
     def _call(self, method: str, *args: Any) -> Any:
         try:

@@ -22,7 +22,7 @@ from experiments.studies.canvas import new_figure
 from experiments.studies.study import Claim, Piece, Preset, Row, Study, Table, Tick
 from robust_agg import GeometricMedian, Server
 from robust_agg.seeding import generator
-from workers import ray_compat
+from workers import ray_connection
 from workers.host import HostSpec
 from workers.inline import InlineHosts
 from workers.ray_hosts import RayHosts
@@ -183,12 +183,12 @@ def _transport(each: Federation, spec: HostSpec) -> Iterator[Transport]:
         with InlineHosts(hosts) as inline:
             yield inline
         return
-    ray_compat.connect(cpus=each.hosts + 1)
+    ray_connection.connect(cpus=each.hosts + 1)
     try:
         with RayHosts(hosts) as remote:
             yield remote
     finally:
-        ray_compat.disconnect()
+        ray_connection.disconnect()
 
 
 def _round(transport: Transport, server: Server, number: int) -> dict[str, float]:

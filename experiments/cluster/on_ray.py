@@ -25,7 +25,7 @@ from experiments.cluster.outcome import in_a_line
 from experiments.cluster.setting import Setting
 from experiments.data import DATA_VARIABLE
 from robust_agg.errors import check_count, check_positive
-from workers import ray_compat
+from workers import ray_compat, ray_connection
 from workers.rank_meeting import open_store, reach_store
 from workers.transport import HostError
 
@@ -84,7 +84,7 @@ def run(
     setting.check_ranks(ranks)
     setting = replace(setting, out=setting.out.absolute())
     ray = ray_compat.require()
-    ray_compat.connect(cpus=num_cpus * ranks, address=address)
+    ray_connection.connect(cpus=num_cpus * ranks, address=address)
     try:
         remote = ray.remote(_Rank).options(num_cpus=num_cpus, num_gpus=num_gpus)
         restarts = 0
@@ -104,7 +104,7 @@ def run(
                 for actor in actors:
                     ray.kill(actor)
     finally:
-        ray_compat.disconnect()
+        ray_connection.disconnect()
 
 
 class _LossError(HostError):

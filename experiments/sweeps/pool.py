@@ -15,7 +15,7 @@ from experiments.memory import keep_freed
 from experiments.simulation import LEDGER
 from experiments.sweeps.outcome import Outcome
 from experiments.sweeps.work import STARTED, train
-from workers import ray_compat
+from workers import ray_compat, ray_connection
 from workers.transport import HostError
 
 _PATIENCE = 10.0
@@ -57,10 +57,10 @@ class Pool:
 
     def __init__(self, *, jobs: int, stall: float, cpus: float, gpus: float = 0.0) -> None:
         self._ray = ray_compat.require()
-        ray_compat.connect(cpus=cpus)
+        ray_connection.connect(cpus=cpus)
         has = self._ray.cluster_resources().get("GPU", 0.0)
         if gpus > has:
-            ray_compat.disconnect()
+            ray_connection.disconnect()
             raise ConfigError(f"num_gpus must be at most what Ray has, {has:g}, found {gpus:g}")
         self._quiet = ExitStack()
         self._quiet.enter_context(ray_compat.hushed())
@@ -142,7 +142,7 @@ class Pool:
                 for ref in [*self._running]:
                     self._kill(ref, wait=False)
         finally:
-            ray_compat.disconnect()
+            ray_connection.disconnect()
             self._quiet.close()
 
     def _fetched(self, ref: Any) -> Finished:

@@ -18,7 +18,7 @@ from experiments.cluster import checkpoint
 from experiments.cluster.on_ray import run
 from experiments.config import ConfigError
 from experiments.data import DataError
-from workers import ray_compat
+from workers import ray_connection
 from workers.transport import HostError
 
 STATEFUL: dict[str, Any] = {"defence": "VClip", "bad": (1,), "flips": 0.01}
@@ -26,9 +26,9 @@ STATEFUL: dict[str, Any] = {"defence": "VClip", "bad": (1,), "flips": 0.01}
 
 @pytest.fixture(scope="module", autouse=True)
 def ray_cluster() -> Iterator[None]:
-    ray_compat.connect(cpus=RANKS)
+    ray_connection.connect(cpus=RANKS)
     yield
-    ray_compat.disconnect()
+    ray_connection.disconnect()
 
 
 def rank_processes() -> list[int]:
@@ -68,6 +68,6 @@ def test_what_a_new_start_would_not_help_is_raised_as_it_is(tmp_path: Path) -> N
 
 
 def test_a_cluster_without_room_is_an_error(tmp_path: Path) -> None:
-    found = "on_ray: rank 0 did not start within 1 s; does the cluster have the resources"
+    found = "on_ray: rank 0 did not start within 1 s; has the cluster the resources"
     with pytest.raises(HostError, match=found):
         run("ddp", replace(SMALL, out=tmp_path), ranks=1, num_gpus=5, start_timeout=1.0)

@@ -1,8 +1,9 @@
 """Hosts on one machine: network namespaces at a switch, each with an address and a cable.
 
 A host has a network and a name of its own, knows the others by their names, and has a folder
-``/tmp/ray`` of its own, where Ray looks for what runs beside it; all other files, memory and
-processor it shares with the others. Its interface ``eth0`` is one end of a cable, at whose other
+``/tmp/ray`` of its own, where Ray looks for what runs beside it; all other files, processes, memory
+and processor it shares with the others (so Ray, which looks among the processes, starts no head a
+second time while others run). Its interface ``eth0`` is one end of a cable, at whose other
 end is a bridge in a namespace that is the switch, so that nothing at all appears in this machine's
 own network. A cut is at the switch: a host sees that its cable is dead, and what was under way is
 neither refused nor reset, but lost.

@@ -41,15 +41,15 @@ from experiments.sweeps.store import FILE
 from experiments.sweeps.work import MODEL, STARTED, train
 from robust_agg import Ledger, __version__
 from robust_agg.checkpoint import load_checkpoint
-from workers import ray_compat
+from workers import ray_connection
 from workers.transport import HostError
 
 
 @pytest.fixture(scope="module", autouse=True)
 def ray_cluster() -> Iterator[None]:
-    ray_compat.connect(cpus=4)
+    ray_connection.connect(cpus=4)
     yield
-    ray_compat.disconnect()
+    ray_connection.disconnect()
 
 
 @pytest.fixture(scope="module")

@@ -6,12 +6,12 @@ from collections.abc import Iterator
 
 import pytest
 
-from workers import ray_compat
+from workers import ray_connection
 
 
 @pytest.fixture(scope="session")
 def ray_cluster() -> Iterator[None]:
     # A GPU to be reserved; whether it exists is no matter of Ray's.
-    ray_compat.connect(cpus=4, num_gpus=1)
+    ray_connection.connect(cpus=4, num_gpus=1)
     yield
-    ray_compat.disconnect()
+    ray_connection.disconnect()

@@ -33,9 +33,9 @@ print(os.environ.get("RAY_AUTH_MODE"), "RAY_AUTH_TOKEN" in os.environ, ray.is_in
 """
 NOBODY = """
 import sys
-from workers import HostError, ray_compat
+from workers import HostError, ray_compat, ray_connection
 try:
-    ray_compat.connect(cpus=1, address=sys.argv[1])
+    ray_connection.connect(cpus=1, address=sys.argv[1])
 except HostError as error:
     print(error)
 """
@@ -43,7 +43,7 @@ except HostError as error:
 OUT_OF_MEMORY = """
 import time
 import ray
-from workers import ray_compat
+from workers import ray_compat, ray_connection
 
 class Sleeper:
     def sleep(self):
