@@ -10,11 +10,13 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 
 [ "$(id -u)" = 0 ] || { echo "check.sh: must run as root, for a chroot" >&2; exit 2; }
-for needed in buildah debootstrap; do
-  command -v "$needed" >/dev/null || { echo "check.sh: needs $needed, which is not installed" >&2; exit 2; }
+needed=(buildah)
+[ -n "${BASE:-}" ] || needed+=(debootstrap)
+for tool in "${needed[@]}"; do
+  command -v "$tool" >/dev/null || { echo "check.sh: needs $tool, which is not installed" >&2; exit 2; }
 done
 case " $* " in
-  *" TORCH_INDEX="*) ;;
+  *TORCH_INDEX=*) ;;
   *) echo "check.sh: needs --build-arg TORCH_INDEX=…, the address of torch's builds for CPUs" >&2; exit 2 ;;
 esac
 

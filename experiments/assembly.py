@@ -19,7 +19,7 @@ from experiments.simulation import LEDGER, Aggregating, Simulation
 from robust_agg import Aggregator, Estimator, Ledger, Server
 from robust_agg.codecs import Codec
 from robust_agg.seeding import derive, generator
-from workers import ray_connection
+from workers import ray_compat, ray_connection
 from workers.host import HostSpec, LocalSGD
 from workers.inline import InlineHosts
 from workers.local_ranks import LocalRanks
@@ -124,7 +124,8 @@ def cluster(config: RunConfig) -> Iterator[None]:
         return
     ray_connection.connect(cpus=config.hosts + 1)
     try:
-        yield
+        with ray_compat.hushed():  # of hosts that die the transport tells
+            yield
     finally:
         ray_connection.disconnect()
 

@@ -22,7 +22,7 @@ class InterruptedRun(Exception):  # noqa: N818 - the user's wish, no error
         self.number = number
 
 
-_STOPPING = b"stopping when the round in progress has ended; once more: at once\n"
+_STOPPING = b"stopping in order; once more: at once\n"
 
 
 class Stop:
@@ -45,10 +45,10 @@ def stop_on_signals() -> Iterator[Stop]:
 
     def ask(number: int, _frame: FrameType | None) -> None:
         stop.signal = number
-        with suppress(OSError):
-            os.write(2, _STOPPING)  # print must not be called where it may be printing
         for each in before:
             signal.signal(each, signal.default_int_handler)
+        with suppress(OSError):
+            os.write(2, _STOPPING)  # print must not be called where it may be printing
 
     every = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
     # One that is ignored, as in a script's background jobs or under nohup, stays so.

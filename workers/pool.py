@@ -18,12 +18,15 @@ from robust_agg.errors import check_count, check_positive, shown
 from robust_agg.messages import MessageError, Schema, Update
 from robust_agg.types import State
 from workers.host import HostSpec
+from workers.judging import judge
 from workers.transport import Collection, HostError, Transport
 
 _log = logging.getLogger(__name__)
 
 _MESSAGES = 3
 # For every worker asked: beyond, a reply is a flood, and the rest of it is not read.
+_LOOK = 0.1
+# Seconds between two looks where two things are waited for.
 
 
 @dataclass(frozen=True)
@@ -46,7 +49,8 @@ class HostPool(Transport):
         deadline: seconds a call may take, encoding and sending included; None waits for ever. An
             attribute that may be changed between rounds: the first one is the slowest.
         quorum: rows without which a round does not count. Where fewer are to be had because hosts
-            are lost, a round waits as long again for those that are coming, if they are enough.
+            are lost or late, a round waits as long again for those that are coming and those that
+            are busy, if they are enough.
 
     Raises:
         ValueError: no hosts, a worker twice, two codecs, a deadline that is not positive, or a
@@ -162,7 +166,7 @@ class HostPool(Transport):
                 if place == most:
                     refused.append(Rejection(-1, f"malformed: host {host}: over {most} messages"))
                     break
-                verdict = _judge(message, host, asked[host], schema)
+                verdict = judge(message, host, asked[host], schema)
                 if isinstance(verdict, Update):
                     updates.append(verdict)
                 else:
@@ -278,25 +282,31 @@ class HostPool(Transport):
         self._readmit(0.0)
 
     def _await_quorum(self, what: str, asked: Mapping[int, Sequence[int]], quorum: int) -> None:
-        """Where too few hosts are left for a round, wait for those that are coming.
+        """Where too few hosts are free for a round, wait for the busy and the coming ones.
 
         As long as a call may take; without it a training would skip its rounds, one a millisecond,
-        before a machine has started again.
+        before a late host has answered or a machine has started again.
         """
+
+        def rows(hosts: Iterable[int]) -> int:
+            return sum(len(asked.get(host, ())) for host in hosts)
+
         end = math.inf if self.deadline is None else time.monotonic() + self.deadline
         said = False
         while (left := end - time.monotonic()) > 0:
-            there, coming = (
-                sum(len(ids) for host, ids in asked.items() if host in hosts)
-                for hosts in (asked.keys() - self._lost.keys(), self._coming())
-            )
-            if not there < quorum <= there + coming:
+            busy, coming = {*self._busy}, self._coming()
+            there = rows(asked.keys() - self._lost.keys() - busy)
+            if not there < quorum <= there + rows(busy) + rows(coming):
                 return
             if not said:
-                log = "%s waits for lost hosts to be built anew: %d of %d rows are there"
+                log = "%s waits for hosts that are late or built anew: %d of %d rows can be had"
                 _log.warning(log, what, there, quorum)
                 said = True
-            self._readmit(None if left == math.inf else left)
+            wait = None if left == math.inf else left
+            if busy:
+                self._receive(_LOOK if coming else wait)
+            if coming:
+                self._readmit(0.0 if busy else wait)
 
     def _call(self, host: int, method: str, args: tuple[Any, ...], what: str) -> None:
         try:
@@ -319,26 +329,7 @@ class HostPool(Transport):
         what = self._busy.pop(host, "a call")
         if isinstance(answer, Failure) and answer.gone:
             self._lost[host] = f"lost: host {host} died in {what}"
-            _log.warning(
-                "host %d died in %s, and its workers %s with it", host, what, self._ids[host]
-            )
+            lost = shown(self._ids[host])
+            _log.warning("host %d died in %s, and its workers %s with it", host, what, lost)
             return host, Failure(f"lost: host {host} died in {what}: {answer.reason}", gone=True)
         return arrived
-
-
-def _judge(
-    message: Update | MessageError, host: int, asked: Sequence[int], schema: Schema
-) -> Update | Rejection:
-    """An update that its host may send and that can be stacked, or why it cannot be accepted."""
-    sender = message.sender
-    if sender is None:
-        return Rejection(-1, f"malformed: host {host}: {message}")
-    if sender not in asked:
-        return Rejection(-1, f"forged: host {host} answers for worker {sender}, not asked of it")
-    if isinstance(message, MessageError):
-        return Rejection(sender, f"malformed: {message}", keeps_place=True)
-    row = message.row
-    problem = schema.mismatch(dim=row.numel() if row.dim() == 1 else -1, dtype=row.dtype)
-    if problem is not None:
-        return Rejection(sender, f"malformed: {problem}", keeps_place=True)
-    return message

@@ -6,7 +6,9 @@ stable API (remote actors, put, get, wait, kill) only.
 
 from __future__ import annotations
 
+import signal
 import sys
+import threading
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from types import ModuleType
@@ -47,6 +49,45 @@ def hushed() -> Iterator[None]:
         yield
     finally:
         worker.print_to_stdstream = printing
+
+
+@contextmanager
+def one_try() -> Iterator[None]:
+    """Have Ray try once to join a cluster, which takes it up to a minute, and not twenty times."""
+    import ray._private.ray_constants as constants
+
+    tries = getattr(constants, "NUM_REDIS_GET_RETRIES", None)
+    if tries is None:
+        yield
+        return
+    constants.NUM_REDIS_GET_RETRIES = 1
+    try:
+        yield
+    finally:
+        constants.NUM_REDIS_GET_RETRIES = tries
+
+
+@contextmanager
+def callers_sigterm() -> Iterator[None]:
+    """Keep a caller's handler, who wants to end in order; Ray would put its own in its place.
+
+    Ray's native one too: it writes a trace, and has the process abort three seconds later. Until
+    Ray has started it is in force.
+    """
+    import ray._private.utils as utils
+
+    handler = signal.getsignal(signal.SIGTERM)
+    install = getattr(utils, "set_sigterm_handler", None)
+    if not callable(handler) or install is None:
+        yield
+        return
+    utils.set_sigterm_handler = lambda _: None
+    try:
+        yield
+    finally:
+        utils.set_sigterm_handler = install
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, handler)
 
 
 def node_address() -> str:

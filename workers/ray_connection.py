@@ -1,6 +1,6 @@
 """The one connection of a process to Ray: to a cluster, or to one that is made for it.
 
-What is Ray's own affair and differs between versions is tried by tests against the installed Ray.
+What of Ray differs between versions is in ``workers.ray_compat``.
 """
 
 from __future__ import annotations
@@ -11,16 +11,14 @@ import os
 import re
 import secrets
 import shutil
-import signal
 import socket
 import tempfile
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-from workers.ray_compat import require
+from workers import ray_compat
 from workers.transport import HostError
 
 _UNIX_SOCKET_LIMIT = 107
@@ -52,7 +50,7 @@ def connect(*, cpus: float, address: str | None = None, **options: Any) -> None:
         HostError: the cluster cannot be reached, or refuses who has not its token.
     """
     global _users, _ours, _folder  # noqa: PLW0603 - a process has one connection to Ray
-    ray = require()
+    ray = ray_compat.require()
     with _lock:
         if not ray.is_initialized():
             address = address or os.environ.get("RAY_ADDRESS") or "local"
@@ -67,8 +65,9 @@ def connect(*, cpus: float, address: str | None = None, **options: Any) -> None:
                     "_temp_dir": _folder,
                     **options,
                 }
+            tries = nullcontext() if address == "local" else ray_compat.one_try()
             try:
-                with _callers_sigterm(), _one_try():
+                with ray_compat.callers_sigterm(), tries:
                     ray.init(log_to_driver=False, logging_level=logging.ERROR, **settings)
             except BaseException as error:
                 _remove_folder()
@@ -108,54 +107,17 @@ def _check_reached(address: str) -> None:
         )
     try:
         socket.create_connection((host.strip("[]"), int(port)), _REACHED).close()
-    except (OSError, OverflowError) as error:
+    except (OSError, OverflowError, UnicodeError) as error:
         raise HostError(
             f"cannot join the Ray cluster {address}: nothing answers there: {error}"
         ) from error
 
 
-@contextmanager
-def _one_try() -> Iterator[None]:
-    """Have Ray try once to join a cluster, which takes it up to a minute, and not twenty times."""
-    import ray._private.ray_constants as constants
-
-    tries = getattr(constants, "NUM_REDIS_GET_RETRIES", None)
-    if tries is None:
-        yield
-        return
-    constants.NUM_REDIS_GET_RETRIES = 1
-    try:
-        yield
-    finally:
-        constants.NUM_REDIS_GET_RETRIES = tries
-
-
 def _is_refusal(error: BaseException) -> bool:
     """Whether a cluster is not reached, or lets nobody in without its token or of its versions."""
-    return isinstance(error, ConnectionError | RuntimeError | require().exceptions.RayError)
-
-
-@contextmanager
-def _callers_sigterm() -> Iterator[None]:
-    """Keep a caller's handler, who wants to end in order; Ray would put its own in its place.
-
-    Ray's native one too: it writes a trace, and has the process abort three seconds later. Until
-    Ray has started it is in force.
-    """
-    import ray._private.utils as utils
-
-    handler = signal.getsignal(signal.SIGTERM)
-    install = getattr(utils, "set_sigterm_handler", None)
-    if not callable(handler) or install is None:
-        yield
-        return
-    utils.set_sigterm_handler = lambda _: None
-    try:
-        yield
-    finally:
-        utils.set_sigterm_handler = install
-        if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGTERM, handler)
+    return isinstance(
+        error, ConnectionError | RuntimeError | ray_compat.require().exceptions.RayError
+    )
 
 
 def disconnect() -> None:
@@ -165,7 +127,7 @@ def disconnect() -> None:
         _users -= 1
         if _ours and _users == 0:
             _ours = False
-            require().shutdown()
+            ray_compat.require().shutdown()
             _remove_folder()
 
 

@@ -32,9 +32,10 @@ class Recorded:
 
     Layers, ``vmap`` and ``grad`` are many calls around few operations: of a small model's gradients
     they are half the time. The first call with tensors of one form (shape, strides, dtype, device)
-    is therefore written down as operations; the second is done both ways; and where the results are
-    equal all later ones repeat the operations, in their order. Otherwise, under autocast, and where
-    its operations do not say all that the function does, every call is one of the function.
+    is therefore written down as operations; the next whose result is another is done both ways; and
+    where the results are equal all later ones repeat the operations, in their order. Otherwise,
+    under autocast, and where its operations do not say all that the function does, every call is
+    one of the function. What a first call computes in between is kept until its end.
 
     Args:
         function: of tensors alone. What else it reads must stay as it is, but for the contents of
@@ -43,7 +44,7 @@ class Recorded:
 
     def __init__(self, function: Function) -> None:
         self._function = function
-        self._untried: dict[Form, Function] = {}
+        self._untried: dict[Form, tuple[Function, Tensor]] = {}
         self._trusted: dict[Form, Function] = {}
 
     def __call__(self, *tensors: Tensor) -> Tensor:
@@ -51,8 +52,12 @@ class Recorded:
         if form in self._trusted:
             return self._trusted[form](*tensors)
         if form in self._untried:
-            result, trial = self._function(*tensors), self._untried.pop(form)
-            self._trusted[form] = trial if _equal(trial(*tensors), result) else self._function
+            result, (trial, first) = self._function(*tensors), self._untried[form]
+            # Of the same contents the same result says nothing: what was read from them may be
+            # among what is taken for constant.
+            if not _equal(result, first):
+                del self._untried[form]
+                self._trusted[form] = trial if _equal(trial(*tensors), result) else self._function
             return result
         if form is None or len(self._untried) + len(self._trusted) == MOST:
             return self._function(*tensors)
@@ -60,7 +65,7 @@ class Recorded:
         if repeat is None:
             self._trusted[form] = self._function
         else:
-            self._untried[form] = repeat
+            self._untried[form] = repeat, result.clone()
         return result
 
 
@@ -85,14 +90,16 @@ def _form(tensors: Sequence[Tensor]) -> Form | None:
 
 
 def _equal(one: Tensor, other: Tensor) -> bool:
-    return torch.allclose(one, other, rtol=0.0, atol=0.0, equal_nan=True)
+    return one.shape == other.shape and torch.allclose(
+        one, other, rtol=0.0, atol=0.0, equal_nan=True
+    )
 
 
 class _Recorder(DispatchMode):
     """Writes down every operation on tensors as it is done, below ``vmap`` and ``grad``."""
 
     def __init__(self, tensors: Sequence[Tensor]) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()  # type: ignore[no-untyped-call]  # torch's, without annotations
         self._graph = fx.Graph()
         self._outside: dict[str, Tensor] = {}
         self._complete = True
@@ -114,7 +121,21 @@ class _Recorder(DispatchMode):
         if self._complete:
             given = map_aggregate((tuple(args), dict(kwargs or {})), self._node)
             self._keep(result, self._graph.call_function(func, *given))
+            # One that was made in the function, and is not made anew, would be written to again.
+            self._complete &= not (func._schema.is_mutable and self._is_outside(args, kwargs))
         return result
+
+    def _is_outside(self, *given: Any) -> bool:
+        """Whether one of the tensors lies where one does that neither was given nor is computed."""
+        outside = {tensor.untyped_storage().data_ptr() for tensor in self._outside.values()} - {0}
+        found: list[bool] = []
+        map_aggregate(
+            given,
+            lambda each: found.append(
+                isinstance(each, Tensor) and each.untyped_storage().data_ptr() in outside
+            ),
+        )
+        return any(found)
 
     def repeat(self, result: Tensor) -> Function | None:
         """What :func:`record` returns with the result."""

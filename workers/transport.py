@@ -70,7 +70,8 @@ class Transport(ABC):
             accepted: ``Server.accepted``, from which workers know which of their messages count;
                 without it, a codec with a memory begins anew with every message.
             others: rows of the round that come from elsewhere (an attack that looks at nobody's own
-                gradient makes them up): they count for the quorum.
+                gradient makes them up): they count for the quorum, though it may turn out later
+                that the round is too small for the attack, and they do not come.
 
         Raises:
             ValueError: an active worker that does not exist, or the transport is closed.

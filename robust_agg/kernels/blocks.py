@@ -23,7 +23,7 @@ TASK_NUMBERS = 1 << 18
 """Numbers a thread takes at a time; fixed, so that sums do not depend on the number of threads."""
 
 MOST_TASKS = 64
-"""Most tasks with memory of their own."""
+"""Most tasks with memory of their own, beside that of the columns beyond the last whole vector."""
 
 SCRATCH_SHARE = 20
 """That memory is at most one 20th of the rows, …"""

@@ -183,7 +183,7 @@ class TestCommands:
         (container,) = nodes["template"]["spec"]["containers"]
         assert nodes["replicas"] * int(container["resources"]["limits"]["cpu"]) >= hosts
         for command in (RAY_JOB["spec"]["entrypoint"], " ".join(services["job"]["entrypoint"])):
-            assert re.search(r"--hosts[ =](\d+)", command)[1] == str(hosts)  # type: ignore[index]
+            assert re.findall(r"--hosts[ =](\d+)", command) == [str(hosts)]
 
     def test_tokens_are_asked_for(self) -> None:
         assert RAY_JOB["spec"]["rayClusterSpec"]["authOptions"] == {"mode": "token"}

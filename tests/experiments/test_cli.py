@@ -480,7 +480,7 @@ def test_a_run_stopped_by_ctrl_c_and_then_killed_ends_as_if_undisturbed(
     process.terminate()
     out, err = process.communicate()
     assert process.returncode == 128 + signal.SIGTERM
-    assert err == "stopping when the round in progress has ended; once more: at once\n"
+    assert err == "stopping in order; once more: at once\n"
     assert out.endswith(f"interrupted; continue with: robust-agg resume {folder}\n")
     assert (folder / attacked / CHECKPOINT).exists()
 

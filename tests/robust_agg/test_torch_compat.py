@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import nn
@@ -86,7 +88,9 @@ def test_a_dispatch_mode_sees_plain_operations_below_vmap_and_grad() -> None:
     seen: list[tuple[str, list[type]]] = []
 
     class Watch(torch_compat.DispatchMode):
-        def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+        def __torch_dispatch__(
+            self, func: Any, types: Any, args: Any = (), kwargs: Any = None
+        ) -> Any:
             leaves: list[type] = []
             torch_compat.map_aggregate(args, lambda each: leaves.append(type(each)))
             seen.append((str(func), leaves))

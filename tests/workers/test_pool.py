@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
+from host_faults import FaultySpec
 from host_samples import mlp, parameters, spec
 
-from workers import InlineHosts
+from workers import HostSpec, InlineHosts
 
 WEIGHTS = parameters(mlp)
 
@@ -47,3 +49,21 @@ def test_a_host_whose_call_cannot_be_sent_is_free() -> None:
         transport.refuse = False
         transport.state()  # waits for the host that was called
         assert {update.sender for update in transport.collect(1, WEIGHTS).updates} == set(range(6))
+
+
+def test_a_round_waits_for_a_late_host_where_the_others_are_too_few(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    flag = tmp_path / "now"
+    specs: list[HostSpec] = list(spec().split(2))
+    specs[1] = FaultySpec.of(specs[1], {0: "late"}, flag=str(flag))
+    with InlineHosts(specs, deadline=1.0, quorum=4) as transport:
+        assert not transport.collect(0, WEIGHTS).quorum_met
+        vain = transport.collect(1, WEIGHTS)
+        assert [update.sender for update in vain.updates] == [0, 1, 2]
+        assert vain.seconds >= 1.0
+        (said,) = caplog.messages
+        assert said == "round 1 waits for hosts that are late or built anew: 3 of 4 rows can be had"
+        flag.touch()
+        transport.deadline = 100.0
+        assert len(transport.collect(2, WEIGHTS).updates) == 6

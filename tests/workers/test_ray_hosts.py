@@ -173,7 +173,7 @@ class TestRestarts:
             assert patient.seconds >= 5.0
             assert caplog.messages == [
                 "host 1 died in round 1, and its workers (3, 4, 5) with it",
-                "round 2 waits for lost hosts to be built anew: 3 of 4 rows are there",
+                "round 2 waits for hosts that are late or built anew: 3 of 4 rows can be had",
             ]
             assert [u.sender for u in patient.updates] == [0, 1, 2], "asked with time of their own"
             few = transport.collect(3, parameters(mlp), active=[0, 1, 3, 4, 5], others=2)
@@ -216,6 +216,18 @@ class TestRestarts:
 
 class TestCompatibility:
     """The smoke test of what may change from one Ray to the next."""
+
+    def test_what_is_put_in_the_place_of_rays_own_is_there(self) -> None:
+        import ray._private.ray_constants as constants
+        import ray._private.utils as utils
+        import ray._private.worker as worker
+
+        assert constants.NUM_REDIS_GET_RETRIES > 1
+        with ray_compat.one_try():
+            assert constants.NUM_REDIS_GET_RETRIES == 1
+        assert constants.NUM_REDIS_GET_RETRIES > 1
+        assert callable(utils.set_sigterm_handler)
+        assert callable(worker.print_to_stdstream)
 
     def test_sizes_are_known_without_fetching(self) -> None:
         import ray

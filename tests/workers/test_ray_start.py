@@ -33,7 +33,7 @@ print(os.environ.get("RAY_AUTH_MODE"), "RAY_AUTH_TOKEN" in os.environ, ray.is_in
 """
 NOBODY = """
 import sys
-from workers import HostError, ray_compat, ray_connection
+from workers import HostError, ray_connection
 try:
     ray_connection.connect(cpus=1, address=sys.argv[1])
 except HostError as error:
@@ -43,7 +43,7 @@ except HostError as error:
 OUT_OF_MEMORY = """
 import time
 import ray
-from workers import ray_compat, ray_connection
+from workers import ray_compat
 
 class Sleeper:
     def sleep(self):

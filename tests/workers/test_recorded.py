@@ -60,7 +60,8 @@ def test_gradients_are_the_same_to_the_last_bit(
         return cross_entropy(outputs, targets)
 
     plain = vmap(grad(loss), in_dims=(None if shared else 0, 0, 0))
-    gradients = Gradients(model(), cross_entropy, vectorize=True, pure=True)
+    counted = Counted(cross_entropy)
+    gradients = Gradients(model(), counted, vectorize=True, pure=True)
     base = parameters(model)
     for seed in range(5):
         weights = base + draw(len(base), seed=seed) / 10
@@ -69,6 +70,7 @@ def test_gradients_are_the_same_to_the_last_bit(
         targets = torch.randint(CLASSES, (K, BATCH), generator=generator(seed, "targets"))
         rows = gradients(weights, inputs, targets, range(K))
         assert torch.equal(rows, plain(weights, inputs, targets))
+    assert counted.calls == 2
 
 
 def test_operations_alone_are_repeated_after_two_calls() -> None:
@@ -81,24 +83,44 @@ def test_each_form_has_a_recording_of_its_own() -> None:
     recorded = Recorded(counted)
     wide = draw(4, 6, seed=1)
     forms = [wide, wide.T, wide.double(), wide[:2]]
-    for _ in range(4):
+    for step in range(4):
         for x in forms:
-            assert torch.equal(recorded(x), x.reshape(-1).exp())
+            scaled = x * step
+            assert scaled.stride() == x.stride()
+            assert torch.equal(recorded(scaled), scaled.reshape(-1).exp())
     assert counted.calls == 2 * len(forms)
     for width in range(1, MOST + 1):
-        for _ in range(4):
-            recorded(draw(width, seed=0))
+        for step in range(4):
+            recorded(draw(width, seed=step))
     recorded_forms = MOST - len(forms)
     assert counted.calls == 2 * MOST + 4 * (MOST - recorded_forms)
 
 
 def test_tensors_outside_are_read_anew() -> None:
     buffer = torch.zeros(BATCH)
-    recorded = Recorded(Counted(lambda x: x + buffer))
+    counted = Counted(lambda x: x + buffer)
+    recorded = Recorded(counted)
     x = draw(K, BATCH, seed=0)
     for step in range(5):
         buffer.fill_(step)
         assert torch.equal(recorded(x), x + step)
+    assert counted.calls == 2
+
+
+def test_what_is_written_to_a_tensor_of_its_own_is_not_repeated() -> None:
+    def sums(x: Tensor, y: Tensor) -> Tensor:
+        total = torch.tensor(0.0)
+        total.add_((x > 10).sum())
+        return total + y
+
+    assert calls(sums) == 5
+
+
+def test_the_same_contents_twice_prove_nothing() -> None:
+    recorded = Recorded(lambda x: x * float(x.numpy().max()))
+    for scale in (1.0, 1.0, 1.0, 2.0, 3.0):
+        x = torch.arange(3.0) * scale
+        assert torch.equal(recorded(x), x * float(x.max()))
 
 
 def random_rows(x: Tensor, y: Tensor) -> Tensor:
@@ -130,26 +152,28 @@ def test_a_function_that_changes_is_found_out() -> None:
     assert counted.calls == 5
 
 
-def test_what_is_not_computed_is_not_recorded() -> None:
+def test_what_is_given_back_as_it_is() -> None:
     constant = torch.ones(K, BATCH)
-    assert calls(lambda x, y: constant) == 5
+    assert calls(lambda x, y: constant) == 5, "not computed, and not given"
     assert calls(lambda x, y: y) == 2
 
 
 def test_one_tensor_given_twice_is_not_taken_for_two() -> None:
-    recorded = Recorded(lambda x, y: x - 2 * y)
-    x, y = torch.ones(3), torch.zeros(3)
-    for _ in range(3):
+    counted = Counted(lambda x, y: x - 2 * y)
+    recorded = Recorded(counted)
+    for scale in range(1, 5):
+        x, y = torch.full((3,), float(scale)), torch.zeros(3)
         assert torch.equal(recorded(x, x), -x)
         assert torch.equal(recorded(x, y), x)
+    assert counted.calls == 4 + 2
 
 
 def test_autocast_and_subclasses_call_the_function() -> None:
     counted = Counted(lambda x: x @ x)
     recorded = Recorded(counted)
     x = draw(4, 4, seed=0)
-    for _ in range(3):
-        recorded(x)
+    for step in range(4):
+        recorded(x * step)
     assert counted.calls == 2
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert recorded(x).dtype == torch.bfloat16
@@ -158,12 +182,15 @@ def test_autocast_and_subclasses_call_the_function() -> None:
 
 
 def test_an_error_stays_an_error() -> None:
-    recorded = Recorded(lambda x, y: x.gather(0, y))
-    x = torch.arange(3.0)
-    for _ in range(4):
-        assert torch.equal(recorded(x, torch.tensor([2, 0])), torch.tensor([2.0, 0.0]))
-        with pytest.raises(RuntimeError, match="out of bounds"):
-            recorded(x, torch.tensor([3, 0]))
+    counted = Counted(lambda x, y: x.gather(0, y))
+    recorded = Recorded(counted)
+    for scale in range(1, 5):
+        x = torch.arange(3.0) * scale
+        assert torch.equal(recorded(x, torch.tensor([2, 0])), x[[2, 0]])
+    assert counted.calls == 2
+    with pytest.raises(RuntimeError, match="out of bounds"):
+        recorded(x, torch.tensor([3, 0]))
+    assert counted.calls == 2
 
 
 def test_nothing_of_the_recorded_call_is_kept() -> None:
