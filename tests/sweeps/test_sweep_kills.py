@@ -127,7 +127,8 @@ def test_a_signal_to_all_processes_fails_no_cell(tmp_path: Path) -> None:
     wait_for(process, lambda: len([*out.glob(f"{CELLS}/*/{CHECKPOINT}")]) == 2)
     os.killpg(process.pid, signal.SIGTERM)
     said, errors = process.communicate(timeout=60)
-    assert (process.returncode, errors) == (128 + signal.SIGTERM, "")
+    assert process.returncode == 128 + signal.SIGTERM
+    assert errors == "stopping in order; once more: at once\n"
     assert "interrupted; continue with: robust-agg sweep" in said
     assert {row["state"] for row in rows(out)} == {"pending"}
 

@@ -25,6 +25,8 @@ from workers.transport import Collection
 
 WEIGHTS = parameters(mlp)
 LONG = 120.0
+# What a driver tells of host 1, in whose path a fault is.
+DIED = "host 1 died in round 1, and its workers (3, 4, 5) with it\n"
 
 
 def senders(collection: Collection) -> set[int]:
@@ -268,7 +270,7 @@ class TestLaunchers:
 
     def test_the_others_go_on_when_a_rank_dies(self, program: Path) -> None:
         driver, first, second = by_hand(program, 0, 1, 2, FAULT="kill")
-        assert driver.communicate(timeout=100) == ("6\n3\n3\n", "")
+        assert driver.communicate(timeout=100) == ("6\n3\n3\n", DIED)
         assert first.communicate(timeout=100) == ("", "")
         assert second.communicate(timeout=100) == ("", "")
         assert [p.returncode for p in (driver, first, second)] == [0, 0, 1]
@@ -276,7 +278,7 @@ class TestLaunchers:
     def test_a_rank_that_exits_says_so(self, program: Path) -> None:
         processes = by_hand(program, 0, 1, 2, FAULT="exit")
         out, err = zip(*(p.communicate(timeout=100) for p in processes), strict=True)
-        assert (out, err) == (("6\n3\n3\n", "", ""), ("", "", ""))
+        assert (out, err) == (("6\n3\n3\n", "", ""), (DIED, "", ""))
         assert [p.returncode for p in processes] == [0, 0, 1]
 
     def test_ranks_end_with_their_driver(self, program: Path) -> None:
