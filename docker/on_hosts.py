@@ -25,7 +25,7 @@ import yaml
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parent / "tests" / "hosts"))
 
-from namespaces import Network, remains, wait_for  # noqa: E402 - where it is found
+from namespaces import Network, remains, wait_for  # noqa: E402 - from the folder added above
 
 NODES = ("one", "two")
 HEAD = "http://head:8265"

@@ -213,7 +213,7 @@ def measure(
 
     Returns:
         The geometry and the coordinate-wise median c, ``(d,)`` in at least float32, on the rows'
-        device.
+        device. Who needs no centre takes ``[0]``: a name for it would keep it in memory.
     """
     extra = None if point is None else point[None]
     centre, gram = kernels.centred_gram(rows, extra)

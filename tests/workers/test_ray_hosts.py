@@ -113,10 +113,15 @@ def test_a_server_may_be_an_actor_itself() -> None:
 class TestRestarts:
     """Hosts that died and are built anew."""
 
+    @staticmethod
+    def second_dies_in_round_1(**settings: Any) -> list[HostSpec]:
+        """Two hosts of three workers each."""
+        first, second = spec(**settings).split(2)
+        return [first, FaultySpec.of(second, {1: "kill"})]
+
     def test_a_dead_host_comes_back_with_nothing_in_its_memory(self) -> None:
-        specs: list[HostSpec] = list(spec(estimator=VClip()).split(2))
-        specs[1] = FaultySpec.of(specs[1], {1: "kill"})
-        with RayHosts(specs, deadline=100.0, restarts=1) as transport:
+        dying = self.second_dies_in_round_1(estimator=VClip())
+        with RayHosts(dying, deadline=100.0, restarts=1) as transport:
             first = {u.sender: u.row for u in transport.collect(0, parameters(mlp)).updates}
             lost = transport.collect(1, parameters(mlp))
             assert {(r.sender, r.keeps_place) for r in lost.refused} == {
@@ -161,9 +166,8 @@ class TestRestarts:
                 time.sleep(0.01)
             return mlp()
 
-        specs: list[HostSpec] = list(spec(model=slow).split(2))
-        specs[1] = FaultySpec.of(specs[1], {1: "kill"})
-        with RayHosts(specs, deadline=100.0, quorum=4, restarts=1) as transport:
+        dying = self.second_dies_in_round_1(model=slow)
+        with RayHosts(dying, deadline=100.0, quorum=4, restarts=1) as transport:
             transport.collect(0, parameters(mlp))
             hold.touch()
             assert not transport.collect(1, parameters(mlp)).quorum_met
@@ -196,9 +200,8 @@ class TestRestarts:
                 raise OSError("no such checkpoint")
             return mlp()
 
-        specs: list[HostSpec] = list(spec(model=model).split(2))
-        specs[1] = FaultySpec.of(specs[1], {1: "kill"})
-        with RayHosts(specs, deadline=100.0, quorum=6, restarts=2) as transport:
+        dying = self.second_dies_in_round_1(model=model)
+        with RayHosts(dying, deadline=100.0, quorum=6, restarts=2) as transport:
             transport.collect(0, parameters(mlp))
             gone.touch()
             transport.collect(1, parameters(mlp))
