@@ -11,6 +11,7 @@ import pytest
 from pyarrow import parquet
 
 from experiments import cli
+from experiments.config import ConfigError
 from experiments.data import DATA_VARIABLE
 from experiments.studies.study import Preset
 from experiments.sweeps.cells import run_config
@@ -48,6 +49,21 @@ def test_a_file_is_preferred_to_a_recipe(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.chdir(tmp_path)
     Path("online").touch()
     assert located("online") == Path("online")
+
+
+@pytest.mark.parametrize(
+    ("word", "near"),
+    [
+        ("onlin", ", did you mean 'online'?"),
+        ("ByzFL", ", did you mean 'byzfl'?"),
+        ("x", ", known are bucketing, byzfl, online"),
+    ],
+)
+def test_a_word_that_is_no_recipe_is_told_the_nearest(word: str, near: str) -> None:
+    with pytest.raises(ConfigError) as refused:
+        located(word)
+    assert str(refused.value) == f"file: a file or a recipe is required, found {word!r}{near}"
+    assert located(f"./{word}") == Path(word)
 
 
 @pytest.mark.parametrize(("name", "cells"), [("byzfl", 4), ("bucketing", 4), ("online", 9)])

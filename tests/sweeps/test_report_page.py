@@ -29,6 +29,9 @@ from report_samples import (
 from experiments.cli import main
 from experiments.config import ConfigError
 from experiments.sweeps.folder import PAGE
+from experiments.sweeps.report.charts import curve_panel
+from experiments.sweeps.report.colours import style
+from experiments.sweeps.report.curves import Line, Panel
 from experiments.sweeps.report.write import write as write_report
 
 PUBLISHED = {"source": "A paper, table 1", "rows": [{"where": {"f": 2}, "value": 0.87}]}
@@ -316,12 +319,25 @@ def test_a_sweep_of_several_versions_says_so(tmp_path: Path) -> None:
 def test_failed_cells_are_told_with_their_reason_and_command(tmp_path: Path) -> None:
     rows = small()
     rows[0] |= {"state": "failed", "failure": "no round in 300 s", "test_accuracy": None}
+    rows[0] |= {"config.f": 3}
     page, source, text = report(tmp_path, rows)
     failed = source[source.index('id="failed"') :]
     assert "no round in 300 s" in failed
+    assert "f 3, seed" in failed
     assert "1 of 27 cells failed" in page.text
     assert "no round in 300 s" in text
     assert "*" in page.text
+
+
+def test_a_curve_of_one_evaluation_is_a_point() -> None:
+    lines = (
+        Line("Krum", (100,), (0.9,), (0.8,), (1.0,)),
+        Line("Mean", (50, 100), (0.5, 0.6), (0.5, 0.6), (0.5, 0.6)),
+    )
+    styles = {"Krum": style(0), "Mean": style(1)}
+    (axes,) = curve_panel(Panel("SignFlip", lines), styles).axes
+    drawn = {line.get_color(): line.get_marker() for line in axes.get_lines()}
+    assert drawn == {styles["Krum"].colour: "o", styles["Mean"].colour: "None"}
 
 
 OPTIONAL = [

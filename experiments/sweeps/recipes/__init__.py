@@ -9,12 +9,23 @@ from __future__ import annotations
 from importlib.resources import as_file, files
 from pathlib import Path
 
+from experiments.config import ConfigError
+from experiments.specs import nearest
+
 NAMES = ("bucketing", "byzfl", "online")
 
 
 def located(name: str) -> Path:
-    """The file of the recipe that ``name`` is the name of; else ``name`` as a path."""
-    if name not in NAMES or Path(name).exists():
-        return Path(name)
+    """The file of the recipe that ``name`` is the name of; else ``name`` as a path.
+
+    Raises:
+        ConfigError: a plain word that is neither a file nor a recipe.
+    """
+    path = Path(name)
+    if name not in NAMES or path.exists():
+        if not path.suffix and path.name == name and not path.exists():
+            near = nearest(name, dict.fromkeys(NAMES, str))
+            raise ConfigError(f"file: a file or a recipe is required, found {name!r}{near}")
+        return path
     with as_file(files(__name__) / f"{name}.toml") as path:
         return path

@@ -64,6 +64,11 @@ class Cell:
         return self.config.get("seed")
 
     @property
+    def f(self) -> Any:
+        """How many Byzantine workers the defence was declared to bear."""
+        return self.config.get("f")
+
+    @property
     def test(self) -> float | None:
         """Accuracy on the test split; None unless its setting was chosen."""
         return self.measured.get("test_accuracy") if self.chosen else None

@@ -72,7 +72,9 @@ def _draw_curves(axes: Axes, panel: Panel, styles: Mapping[str, Style]) -> None:
     # The best on top.
     for line in sorted(panel.lines, key=lambda line: -[*styles].index(line.defence)):
         style = styles[line.defence]
-        axes.plot(line.rounds, line.mean, **style.line)
+        # A single evaluation is a point, of which a line shows nothing.
+        marker = "o" if len(line.rounds) == 1 else None
+        axes.plot(line.rounds, line.mean, marker=marker, clip_on=marker is None, **style.line)
         if style.dash or style.width > 1:
             axes.fill_between(
                 line.rounds, line.low, line.high, color=style.colour, alpha=0.15, linewidth=0

@@ -68,10 +68,10 @@ def _run(content: Content) -> list[str]:
     if content.failed:
         lines += ["### Failed", ""]
         failed = [
-            (cell.defence, cell.attack, str(cell.seed), cell.reason, cell.command)
+            (cell.defence, cell.attack, str(cell.f), str(cell.seed), cell.reason, cell.command)
             for cell in content.failed
         ]
-        headings = ("defence", "attack", "seed", "reason", "command")
+        headings = ("defence", "attack", "f", "seed", "reason", "command")
         lines += _table(Table("", headings, tuple(failed)))
     return lines
 
