@@ -143,7 +143,7 @@ def bench(
     what
         The benchmark.
     preset
-        smoke takes seconds, default minutes on two cores.
+        smoke takes seconds, default minutes on two cores; full is as large as is of use.
     out
         The benchmark's folder; runs/bench/WHAT-PRESET if not given.
     device

@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, settings
 from xdist.scheduler import LoadScopeScheduling
 
 # Their processes wait for each other and stop at deadlines: beside one another they would be late.
-_ONE_AT_A_TIME = re.compile(r"tests/(bench|cluster|experiments|hosts|sweeps|workers|test_readme)\b")
+_ONE_AT_A_TIME = re.compile(r"tests/(cluster|hosts|sweeps|workers|test_readme)\b")
 
 # Two threads whatever the machine: results to rounding must not depend on its cores.
 torch.set_num_threads(2)

@@ -31,6 +31,27 @@ BEARABLE = 10.0
 """Seconds up to which a call is made once more, for its memory."""
 
 
+class Attempt:
+    """A peer's rule, which may fail on such rows: the benchmark is to go on.
+
+    Attributes:
+        why: it failed; None so far.
+    """
+
+    def __init__(self, form: Form) -> None:
+        self._form = form
+        self.why: str | None = None
+
+    def __call__(self, rows: Tensor) -> Tensor:
+        if self.why is None:
+            try:
+                return self._form(rows)
+            except Exception as error:
+                lines = str(error).strip().splitlines() or [""]
+                self.why = f"fails: {type(error).__name__}: {lines[0]}"
+        return rows[0]
+
+
 class Case(NamedTuple):
     """Rows that rules are timed on; peers too, if asked."""
 
@@ -112,11 +133,11 @@ class Aggregators(ModelStudy):
         left = iter(times)
         measured: list[Row] = []
         for place, (who, form) in enumerate(forms):
-            if isinstance(form, str):
-                found: dict[str, Any] = {"note": form}
-            else:
+            why, found = (form, {}) if isinstance(form, str) else (None, dict[str, Any]())
+            if not isinstance(form, str):
                 found = self._numbers(form, next(left), rows, exact)
-            measured.append({**common, "who": who, **found})
+                why = form.why if isinstance(form, Attempt) else None
+            measured.append({**common, "who": who, **(found if why is None else {"note": why})})
             tick((place + 1) / len(forms))
         return measured
 
@@ -132,7 +153,7 @@ class Aggregators(ModelStudy):
                 yield peer, str(error)
                 continue
             if rule in catalogue and not (peer == "plain numpy" and self.device != "cpu"):
-                yield peer, catalogue[rule](rows, f)
+                yield peer, Attempt(catalogue[rule](rows, f))
 
     def _numbers(
         self, form: Form, time: Timing, rows: Tensor, exact: Tensor | None

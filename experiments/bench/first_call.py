@@ -18,7 +18,7 @@ for rule in (CoordinateWiseMedian(), GeometricMedian()):
     first = time.perf_counter() - begun
     begun = time.perf_counter()
     rule(rows)
-    print(type(rule).__name__, first - (time.perf_counter() - begun))
+    print(type(rule).__name__, max(0.0, first - (time.perf_counter() - begun)))
 """
 
 
@@ -29,7 +29,7 @@ def first_calls(n: int, tick: Tick) -> list[Row]:
     The geometric median comes second in the process and finds it compiled.
     """
     ran = subprocess.run(
-        [sys.executable, "-c", _PROGRAM, str(n)], capture_output=True, text=True, check=True
+        [sys.executable, "-c", _PROGRAM, str(n)], stdout=subprocess.PIPE, text=True, check=True
     )
     tick(1.0)
     lines = (line.split() for line in ran.stdout.splitlines())

@@ -98,7 +98,7 @@ _BYZFL_RULES: Mapping[str, tuple[str, list[str]]] = {
 
 
 class OurLoop(Loop):
-    """As ``robust-agg run --transport inline`` does it, evaluation and checkpoints aside."""
+    """As ``robust-agg run --transport inline`` does it; without evaluation, checkpoint, ledger."""
 
     def __init__(self, setting: Setting, train: Split) -> None:
         build = MODELS[setting.model]

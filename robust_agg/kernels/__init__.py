@@ -8,7 +8,7 @@ before another rule need. None of them changes its input, and none is differenti
 
 from __future__ import annotations
 
-from math import isfinite
+from math import inf, isfinite
 from typing import Protocol
 
 import torch
@@ -80,13 +80,13 @@ def pulled_median(rows: Tensor, point: Tensor, tau: float) -> Tensor:
 
     Raises:
         ValueError: unless rows are a float matrix with n, d >= 1, point is (d,), both are on one
-            device, and tau is positive.
+            device, and tau is positive and finite.
     """
     _check_rows("pulled_median", rows)
     _check_vector("pulled_median", "point", point, rows.shape[1])
     _check_device("pulled_median", "point", point, rows)
-    if not tau > 0:
-        raise ValueError(f"pulled_median: tau must be positive, found {tau}")
+    if not 0 < tau < inf:
+        raise ValueError(f"pulled_median: tau must be positive and finite, found {tau}")
     return _path(rows, point).pulled_median(_values(rows), _values(point), tau)
 
 
@@ -148,7 +148,8 @@ def combine(
     """``sum_i w_i x_i``, plus ``(1 - sum_i w_i) * base`` where a base (d,) is given.
 
     `rows` (n, d), `weights` (n,) float64; (d,) of `dtype`, by default that of the rows, accumulated
-    in at least float32. A row of weight 0 is never read: 0 times Inf would be NaN.
+    in at least float32, row after row, of which the rounding is at most n·ε·``sum_i |w_i x_i|``. A
+    row of weight 0 is never read: 0 times Inf would be NaN.
 
     Raises:
         ValueError: unless rows are a float matrix with n, d >= 1, weights (n,), base None or (d,)

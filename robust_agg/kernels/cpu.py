@@ -1,7 +1,8 @@
 """The kernels on the CPU: compiled where llvmlite is there and it pays, else numpy and torch.
 
 Order statistics round alike on every path, so that which one runs may depend on what is compiled
-already. The others differ in the order of their sums: their path depends on shape and dtype alone.
+already. The others differ in the order of their sums: their path depends on shape and dtype alone,
+and on whether columns are contiguous.
 """
 
 from __future__ import annotations

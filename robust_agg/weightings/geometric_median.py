@@ -34,7 +34,8 @@ class GeometricMedian(Weighted):
     the midpoint is returned.
 
     Attributes:
-        tolerance: stop where ‖Σ_i (y - x_i)/‖y - x_i‖‖ <= tolerance · n.
+        tolerance: stop where ‖Σ_i (y - x_i)/‖y - x_i‖‖ <= tolerance · n; over the rows, where that
+            is more, at what their precision can tell apart (2e-7 of float32).
         max_iterations: steps at most.
     """
 

@@ -83,6 +83,23 @@ def test_a_peer_that_is_not_there_is_a_row(monkeypatch: pytest.MonkeyPatch) -> N
     assert "ByzFL: byzfl is not installed" in study.notes(rows)
 
 
+def test_a_peer_that_fails_on_the_rows_is_a_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(rows: Tensor) -> Tensor:
+        raise RuntimeError("two devices\nand more")
+
+    failing: peers.Catalogue = {"Krum": lambda rows, f: fail}
+    monkeypatch.setattr(aggregators, "PEERS", {"ByzFL": lambda: failing})
+    case = aggregators.Case(5, 40, peers=True)
+    study = aggregators.Aggregators(cases=(case,), rules=("Krum",), device="cpu")
+    own, peer = study._measure("Krum", case, lambda share: None)
+    assert own["error"] < 1e-6
+    assert peer["note"] == "fails: RuntimeError: two devices"
+    assert "ms" not in peer
+    (table,) = [t for title, t in study.tables([own, peer]).items() if title.startswith("Beside")]
+    assert dict(zip(table[0], table[1], strict=True))["ByzFL"] == "fails"
+    assert "ByzFL: fails: RuntimeError: two devices" in study.notes([own, peer])
+
+
 def test_rows_that_do_not_fit_into_memory_are_left_out_and_named(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -117,7 +134,7 @@ def row(**changes: Any) -> dict[str, Any]:
     [
         ({"ms": 3.1}, "CoordinateWiseMedian of 16 rows: at most 3 x read"),
         ({"ms": 2.5}, "Faster than ByzFL"),
-        ({"error": 2e-6}, "Every rule on float32 rows is within 1e-06"),
+        ({"error": 2e-6}, "Every rule on at most 16 rows of float32 is within 1e-06"),
     ],
 )
 def test_verdicts_follow_the_numbers(changed: dict[str, Any], statement: str) -> None:
@@ -131,11 +148,31 @@ def test_verdicts_follow_the_numbers(changed: dict[str, Any], statement: str) ->
     assert verdict([row(**changed), peer]) is False
 
 
+def test_rows_of_all_sizes_count_for_the_verdict_beside_a_peer() -> None:
+    short = [row(d=10**4), row(d=10**4, who="ByzFL", ms=1.0)]
+    long = [row(), row(who="ByzFL", ms=10.0)]
+    claims = aggregators_report.claims([*short, *long])
+    (claim,) = (c for c in claims if c.statement.startswith("Faster than ByzFL"))
+    assert not claim.holds
+    assert claim.measured == "least: 0.50 x (ByzFL, CoordinateWiseMedian, n = 16)"
+    tables = aggregators_report.tables([*short, *long])
+    beside, errors = (
+        tables["Beside the peers (peers: times ours)"],
+        tables["Relative error against float64"],
+    )
+    assert [line[:3] for line in beside] == [
+        ("rule", "n", "d"),
+        ("CoordinateWiseMedian", "16", "1e4"),
+        ("CoordinateWiseMedian", "16", "1e6"),
+    ]
+    assert [len(line) for line in (*beside, *errors)] == 3 * [8] + 3 * [5]
+
+
 def test_an_error_that_is_no_number_is_the_largest() -> None:
     rows = [row(rule="Krum", error=1e-9), row(rule="Mean", error=float("nan"))]
     for given in (rows, rows[::-1]):
         claims = aggregators_report.claims(given)
-        (claim,) = (c for c in claims if c.statement.startswith("Every rule on float32"))
+        (claim,) = (c for c in claims if "of float32 is within" in c.statement)
         assert not claim.holds
         assert claim.measured == "inf at most (Mean, n = 16)"
 

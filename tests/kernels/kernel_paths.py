@@ -225,6 +225,9 @@ def layouts() -> dict[str, Callable[[Tensor], Tensor]]:
         "every other row": lambda rows: rows.repeat_interleave(2, dim=0)[::2],
         "every third column": lambda rows: rows.repeat_interleave(3, dim=1)[:, ::3],
         "transposed": lambda rows: rows.T.contiguous().T,
+        "at an odd address": lambda rows: torch.cat([rows.new_zeros(1), rows.flatten()])[1:].view(
+            rows.shape
+        ),
         "negated on reading": lambda rows: torch.complex(rows, -rows).conj().imag,
     }
 

@@ -79,5 +79,7 @@ def test_every_path_finds_the_same_number(path: str, data: st.DataObject, n: int
 
 @pytest.mark.parametrize("tau", [0.0, -1.0, float("nan")])
 def test_tau_is_checked(tau: float) -> None:
-    with pytest.raises(ValueError, match=rf"pulled_median: tau must be positive, found {tau}"):
+    with pytest.raises(
+        ValueError, match=rf"pulled_median: tau must be positive and finite, found {tau}"
+    ):
         kernels.pulled_median(torch.zeros(5, 3), torch.zeros(3), tau)
