@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from robust_agg import kernels
+from robust_agg.eager import eager
 from robust_agg.errors import TooManyRejectedError, check_rejected, check_rows
 from robust_agg.kernels.reference import chunks
 from robust_agg.shards import WHOLE, Shards
@@ -105,6 +106,7 @@ class Aggregator(ABC):
         """
         return None
 
+    @eager
     def __call__(self, rows: Tensor, *, generator: torch.Generator | None = None) -> Tensor:
         """The aggregate of ``rows`` ``(n, d)``.
 
@@ -116,12 +118,14 @@ class Aggregator(ABC):
         self.check(rows.shape[0])
         return self._explain(rows.detach(), generator, distances=False).output
 
+    @eager
     def explain(self, rows: Tensor, *, generator: torch.Generator | None = None) -> Explanation:
         """The aggregate with weights, distances and rejections; costs one more pass over rows."""
         check_rows(self.name, rows)
         self.check(rows.shape[0])
         return self._explain(rows.detach(), generator, distances=True)
 
+    @eager
     def weights(self, rows: Tensor, *, generator: torch.Generator | None = None) -> Tensor:
         """``(n,)`` float64 coefficients of the original rows, 0 for rejected ones.
 

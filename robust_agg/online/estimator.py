@@ -12,6 +12,7 @@ from torch import Tensor
 
 from robust_agg import kernels
 from robust_agg.aggregator import Explanation, Invariance, explained
+from robust_agg.eager import eager
 from robust_agg.errors import (
     check_choice,
     check_count,
@@ -75,6 +76,7 @@ class Estimator(ABC):
         ``shards`` says who holds the columns; rows, state and estimate have those that are here.
         """
 
+    @eager
     def step(
         self,
         rows: Tensor,
@@ -95,10 +97,8 @@ class Estimator(ABC):
             ValueError: wrong shape or dtype, no generator where one is needed, or a subgradient
                 step so long that the estimate is no number any more.
         """
-        explanation, new = self.explain(
-            rows, state, senders=senders, generator=generator, distances=False
-        )
-        return explanation.output, new
+        why, new = self.explain(rows, state, senders=senders, generator=generator, distances=False)
+        return why.output, new
 
     def step_streams(
         self,
