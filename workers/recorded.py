@@ -22,14 +22,9 @@ _UNSAID = frozenset(
         torch.Tag.nondeterministic_seeded,
         torch.Tag.dynamic_output_shape,
         torch.Tag.data_dependent_output,
-        torch.Tag.inplace_view,
     }
 )
-"""Of operations that draw at random, tell Python of contents, which it may have branched on, or
-change a tensor's shape where it is, which others may be the same one as."""
-
-_SAME = frozenset({torch.ops.aten.detach.default, torch.ops.aten.alias.default})
-"""Operations that only take history away, of which a recording has none: they are not repeated."""
+"""Of operations that draw at random, or tell Python of contents, which it may have branched on."""
 
 
 class Recorded:
@@ -122,10 +117,6 @@ class _Recorder(DispatchMode):
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
         result = func(*args, **(kwargs or {}))
-        if func in _SAME and id(args[0]) in self._known:
-            # Most of what vmap and grad add: the same numbers at the same place, without history.
-            self._known[id(result)] = result, self._known[id(args[0])][1]
-            return result
         self._complete &= _UNSAID.isdisjoint(func.tags)
         if self._complete:
             given = map_aggregate((tuple(args), dict(kwargs or {})), self._node)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,8 @@ from experiments.bench.catalogue import BENCHES
 from experiments.bench.loops import ByzFLLoop, Loop, OurLoop, Setting
 from experiments.bench.rules import RULES, ours
 from experiments.data import Split
-from robust_agg import OnlineMedian
+from robust_agg import Estimator, OnlineMedian
+from robust_agg.presets import byzfl, byzpy
 
 
 @pytest.fixture(autouse=True)
@@ -301,12 +302,18 @@ def test_the_state_of_an_online_median_is_made_before_the_call(
 
 
 SAME = {
-    "ByzFL": ("TrimmedMean", "MeanAroundMedian", "AdaptiveClip + Mean", "NNM + TrimmedMean"),
-    "ByzPy": ("CoordinateWiseMedian", "TrimmedMean", "GeometricMedian", "NNM + TrimmedMean"),
+    "ByzFL": (
+        *("Mean", "CoordinateWiseMedian", "TrimmedMean", "MeanAroundMedian", "Krum", "MultiKrum"),
+        *("AdaptiveClip + Mean", "NNM + TrimmedMean"),
+    ),
+    "ByzPy": (
+        *("CoordinateWiseMedian", "TrimmedMean", "MeanAroundMedian", "GeometricMedian"),
+        *("Krum", "MultiKrum", "NNM + TrimmedMean"),
+    ),
     "geom-median": ("GeometricMedian",),
-    "TorchJD": ("Mean", "TrimmedMean"),
+    "TorchJD": ("Mean", "TrimmedMean", "Krum", "MultiKrum"),
 }
-"""Rules that a peer defines as we do."""
+"""Rules that a peer defines as we do, or so that these rows do not tell."""
 
 
 LOWER_MIDDLE = {("ByzPy", "CoordinateWiseMedian")}
@@ -325,6 +332,35 @@ def test_a_peer_is_called_as_it_is_meant(peer: str, name: str, n: int) -> None:
     if n % 2 == 0 and (peer, name) in LOWER_MIDDLE:
         expected = rows.sort(dim=0).values[(n - 1) // 2]
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+    assert torch.equal(rows, before)
+
+
+def stepped(estimator: Estimator, rows: Tensor) -> Tensor:
+    return estimator.step(rows, estimator.init(torch.zeros_like(rows[0])))[0]
+
+
+OTHERWISE: dict[tuple[str, str], Callable[[Tensor], Tensor]] = {
+    ("ByzFL", "GeometricMedian"): lambda rows: byzfl.GeometricMedian()(rows),
+    ("ByzFL", "CenteredClipping"): lambda rows: stepped(
+        byzfl.CenteredClipping(L=plain.CLIPPING_STEPS, tau=plain.clipping_radius(rows)), rows
+    ),
+    ("ByzPy", "CenteredClipping"): lambda rows: byzpy.CenteredClipping(
+        c_tau=plain.clipping_radius(rows), M=plain.CLIPPING_STEPS
+    )(rows),
+}
+"""Rules that a peer defines otherwise, by the presets of its names."""
+
+
+@pytest.mark.parametrize(("peer", "name"), OTHERWISE)
+def test_a_peer_s_own_rule_is_called_as_it_is_meant(peer: str, name: str) -> None:
+    catalogue = from_peer(peer.lower(), peers.PEERS[peer])
+    missing = catalogue.keys() - SAME[peer] - {rule for who, rule in OTHERWISE if who == peer}
+    assert not missing
+    rows = torch.randn(9, 50, generator=torch.Generator().manual_seed(1))
+    rows[:2] -= 10
+    before = rows.clone()
+    found = torch.as_tensor(catalogue[name](rows, 2)(rows))
+    torch.testing.assert_close(found, OTHERWISE[peer, name](rows), rtol=1e-4, atol=1e-4)
     assert torch.equal(rows, before)
 
 
@@ -398,6 +434,23 @@ def test_both_loops_learn_the_same() -> None:
         hits = loop.logits(inputs).argmax(dim=1) == targets
         assert float(hits.float().mean()) > 0.95, type(loop).__name__
         loop.close()
+
+
+@pytest.mark.parametrize("model", ["fc_mnist", "cnn_mnist"])
+def test_both_loops_have_the_same_network(model: str) -> None:
+    if not is_installed("byzfl"):
+        pytest.skip("byzfl is not installed")
+    inputs = torch.rand(40, 1, 28, 28, generator=torch.Generator().manual_seed(0))
+    data = Split(inputs, torch.arange(40) % 10)
+    setting = Setting(model=model, rule="NNM + TrimmedMean")
+    own, peer = OurLoop(setting, data), ByzFLLoop(setting, data)
+    own._model.load_state_dict(
+        dict(zip(own._model.state_dict(), peer._server.model.state_dict().values(), strict=True))
+    )
+    expected = own.logits(inputs).log_softmax(dim=1)
+    torch.testing.assert_close(peer.logits(inputs).log_softmax(dim=1), expected)
+    own.close()
+    peer.close()
 
 
 def test_the_configuration_names_the_cases(tmp_path: Path) -> None:
