@@ -133,11 +133,13 @@ class Aggregators(ModelStudy):
         left = iter(times)
         measured: list[Row] = []
         for place, (who, form) in enumerate(forms):
-            why, found = (form, {}) if isinstance(form, str) else (None, dict[str, Any]())
-            if not isinstance(form, str):
+            if isinstance(form, str):
+                found: dict[str, Any] = {"note": form}
+            else:
                 found = self._numbers(form, next(left), rows, exact)
-                why = form.why if isinstance(form, Attempt) else None
-            measured.append({**common, "who": who, **(found if why is None else {"note": why})})
+                if isinstance(form, Attempt) and form.why is not None:
+                    found = {"note": form.why}
+            measured.append({**common, "who": who, **found})
             tick((place + 1) / len(forms))
         return measured
 

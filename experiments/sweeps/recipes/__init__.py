@@ -22,10 +22,10 @@ def located(name: str) -> Path:
         ConfigError: a plain word that is neither a file nor a recipe.
     """
     path = Path(name)
-    if name not in NAMES or path.exists():
-        if not path.suffix and path.name == name and not path.exists():
-            near = nearest(name, dict.fromkeys(NAMES, str))
-            raise ConfigError(f"file: a file or a recipe is required, found {name!r}{near}")
+    if path.suffix or path.name != name or path.exists():
         return path
+    if name not in NAMES:
+        near = nearest(name, dict.fromkeys(NAMES, str))
+        raise ConfigError(f"file: a file or a recipe is required, found {name!r}{near}")
     with as_file(files(__name__) / f"{name}.toml") as path:
         return path

@@ -68,7 +68,14 @@ def _run(content: Content) -> list[str]:
     if content.failed:
         lines += ["### Failed", ""]
         failed = [
-            (cell.defence, cell.attack, str(cell.f), str(cell.seed), cell.reason, cell.command)
+            (
+                cell.defence,
+                cell.attack,
+                "–" if cell.f is None else str(cell.f),
+                str(cell.seed),
+                cell.reason,
+                cell.command,
+            )
             for cell in content.failed
         ]
         headings = ("defence", "attack", "f", "seed", "reason", "command")
