@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import shlex
+import signal
 import sqlite3
 import sys
 import traceback
@@ -25,7 +26,7 @@ from experiments.progress import Progress
 from experiments.robustness.catalogue import STUDIES as ROBUSTNESS
 from experiments.robustness.catalogue import RobustnessName
 from experiments.search.command import attack_search
-from experiments.stopping import InterruptedRun
+from experiments.stopping import InterruptedRun, Terminated, interrupted_by_sigterm
 from experiments.studies import show
 from experiments.studies.study import Preset, Study
 from experiments.sweeps.command import sweep
@@ -216,10 +217,11 @@ def _study(
     again = shlex.join(words if device == "auto" else [*words, "--device", device])
     console = new_console()
     try:
-        show.run(kind.preset(preset).on(device), preset, folder, console, again)
-    except KeyboardInterrupt:
+        with interrupted_by_sigterm():
+            show.run(kind.preset(preset).on(device), preset, folder, console, again)
+    except KeyboardInterrupt as stopped:
         console.print(f"interrupted; continue with: {again}", soft_wrap=True)
-        return 130
+        return 128 + (signal.SIGTERM if isinstance(stopped, Terminated) else signal.SIGINT)
     return 0
 
 

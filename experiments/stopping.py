@@ -66,3 +66,29 @@ def stop_on_signals() -> Iterator[Stop]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM, which ends what Ctrl-C ends."""
+
+
+@contextmanager
+def interrupted_by_sigterm() -> Iterator[None]:
+    """In the main thread, SIGTERM is raised as Ctrl-C is, unless it is ignored.
+
+    Raises:
+        Terminated: at a SIGTERM.
+    """
+
+    def end(_number: int, _frame: FrameType | None) -> None:
+        raise Terminated
+
+    main = threading.current_thread() is threading.main_thread()
+    if not main or signal.getsignal(signal.SIGTERM) is signal.SIG_IGN:
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

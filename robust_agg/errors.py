@@ -32,6 +32,8 @@ def check_rows(who: str, rows: Tensor) -> None:
         )
     if rows.layout != torch.strided:
         raise ValueError(f"{who}: rows must be a dense tensor, found {rows.layout}")
+    if rows.is_meta:
+        raise ValueError(f"{who}: rows must be on a device that keeps numbers, found meta")
     if not rows.is_floating_point() or rows.dtype.itemsize < 2:
         raise ValueError(
             f"{who}: rows must have a floating dtype of 16 bits or more, found {rows.dtype}"

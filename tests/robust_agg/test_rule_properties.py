@@ -321,6 +321,10 @@ def test_more_than_the_tolerated_number_of_nan_rows_raises(row: Row) -> None:
             torch.zeros(9, 5, dtype=torch.float8_e4m3fn),
             r"rows must have a floating dtype of 16 bits or more, found torch.float8_e4m3fn",
         ),
+        (
+            torch.ones(9, 3, device="meta"),
+            "rows must be on a device that keeps numbers, found meta",
+        ),
     ],
 )
 def test_bad_rows_are_named(row: Row, rows: Tensor, message: str) -> None:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import csv
 import json
+import signal
+import subprocess
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -188,3 +191,24 @@ def test_a_study_that_is_too_small_decides_nothing(tmp_path: Path) -> None:
     outcome = work(Squares(decides=False), tmp_path, [])
     assert {claim.holds for claim in outcome.claims} == {None}
     assert "- so small a study only shows that everything runs" in outcome.page.read_text()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_it_and_what_is_done_is_kept(number: int, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    command = ["bench", "aggregators", "--preset", "smoke", "--out", str(out)]
+    begun = subprocess.Popen(
+        [sys.executable, "-m", "experiments", *command],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert begun.stdout is not None
+    lines = iter(begun.stdout.readline, "")
+    before = [next(lines) for _ in range(3)]  # the title, the first piece, the second
+    begun.send_signal(number)
+    said, error = begun.communicate(timeout=60)
+    assert (begun.returncode, error) == (128 + number, "")
+    assert before[2].startswith("2/")
+    assert said.endswith(f"interrupted; continue with: robust-agg {' '.join(command)}\n")
+    assert list(out.glob("pieces/[!.]*.json"))
