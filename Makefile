@@ -3,8 +3,6 @@ PYTHON ?= python3.11
 VENV := .venv
 INSTALLED := $(VENV)/.installed
 ARGS ?=
-# Processes that share the tests; 0 for a single one, as a debugger needs it.
-JOBS ?= 2
 
 .PHONY: run test lint benchmark peers clean
 
@@ -13,7 +11,7 @@ run: $(INSTALLED)
 	$(VENV)/bin/robust-agg run $(ARGS)
 
 test: $(INSTALLED)
-	$(VENV)/bin/python -m pytest --numprocesses $(JOBS) $(ARGS)
+	$(VENV)/bin/python -m pytest $(ARGS)
 
 lint: $(INSTALLED)
 	$(VENV)/bin/ruff check .

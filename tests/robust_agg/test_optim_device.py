@@ -16,6 +16,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import Replicate, distribute_tensor
 
 import robust_agg as ra
+from robust_agg import kernels
 from robust_agg.optim import OnlineEstimate, passes
 
 every_estimator = pytest.mark.parametrize("name", TABLE)
@@ -77,9 +78,8 @@ def test_a_step_that_does_read_one_is_caught() -> None:
         row = torch.ones(5)
         with pytest.raises(DataDependentOutputException):
             estimator.step(row[None], estimator.init(row))
-    row = torch.ones(5, device="meta")
     with pytest.raises((RuntimeError, NotImplementedError), match="meta"):
-        estimator.step(row[None], estimator.init(row))
+        kernels.is_finite(torch.ones(5, device="meta"))
 
 
 def test_the_fused_operator_takes_its_factor_and_its_flag_as_tensors() -> None:
