@@ -34,6 +34,8 @@ BEARABLE = 10.0
 class Attempt:
     """A peer's rule, which may fail on such rows: the benchmark is to go on.
 
+    Once it has failed it is not called again; a row that nobody looks at stands for its result.
+
     Attributes:
         why: it failed; None so far.
     """
